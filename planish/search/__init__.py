@@ -1,1 +1,1 @@
-"""The search for a model that meets a goal: deployment, screening, successive halving, final measurement."""
+"""The search for a model that meets a goal: deployment, screening, training, final measurement."""

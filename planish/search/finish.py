@@ -16,9 +16,8 @@ from planish.plan import Plan
 from planish.progress import note
 from planish.runs.precision import precision_name
 from planish.runs.record import OpenRun
-from planish.search.choice import choose_candidate, describe_miss, frontier, misses
+from planish.search.choice import choose_candidate, describe_miss, drop_upper_bound, frontier, misses
 from planish.search.evidence import errors, per_class, write_evidence
-from planish.search.proposals import Trial, expected_drop, priority
 from planish.search.provenance import sources
 from planish.search.result import CandidateResult, ClassResult, ErrorResult, Result
 from planish.search.state import ORIGINAL_SESSION, DeployedCandidate, Search
@@ -33,6 +32,7 @@ from planish.search.time_estimates import (
     test_seconds,
     writing_seconds,
 )
+from planish.search.trials.proposals import Trial, priority
 from planish.search.verdict import shortfall, verdict
 from planish.settings import DeploymentTarget
 from planish.task import metric_of
@@ -124,9 +124,7 @@ def _finalists(search: Search, trials: Sequence[Trial]) -> dict[str, DeployedCan
 
     If candidates are deployed in INT8, the best of these trials without quantization-aware training is also measured in fp32.
     """
-    ranked = sorted(trials, key=lambda t: priority(t, expected_drop(t, trials, point=search.goal.point), search.goal), reverse=True)[
-        :FINALISTS
-    ]
+    ranked = sorted(trials, key=lambda t: priority(t, drop_upper_bound(t.last_drop), search.goal), reverse=True)[:FINALISTS]
     everything = [*search.originals, DeployedCandidate(_ORIGINAL, search.deployment)]
     best = [DeployedCandidate(t.plan, search.deployment) for t in ranked]
     everything += best

@@ -29,12 +29,12 @@ from planish.runs.runner import Runner, subject_of
 from planish.runs.store import check_folder
 from planish.search.deployment import deploy
 from planish.search.finish import finish
-from planish.search.halving import halve
 from planish.search.post_training import check_trained_on_classes, without_training
 from planish.search.result import Result
-from planish.search.screening import screen
 from planish.search.state import Journal, RuntimeVariant, Search, Watch
 from planish.search.time_estimates import finish_seconds, least_seconds
+from planish.search.trials.recovery import recover
+from planish.search.trials.screening import screen
 from planish.settings import DeploymentTarget, GoalSettings, ModelSettings, OriginalSettings, RunSettings
 from planish.split_assignment import keep_assignment
 from planish.task import Task, metric_of
@@ -201,7 +201,7 @@ def optimize(
             trials = without_training(search)
         else:
             screening = screen(search, _SCREENING_SHARE * search.seconds_left)
-            trials = halve(search, screening, finish_seconds(search, len(screening.trials)))
+            trials = recover(search, screening, finish_seconds(search, sum(not trial.stopped for trial in screening.trials)))
         return finish(search, job, trials, record, name)
 
 

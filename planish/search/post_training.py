@@ -9,11 +9,10 @@ from planish.compression import Int8, Resolution, Simplify
 from planish.errors import ModelError
 from planish.plan import Plan
 from planish.progress import note
-from planish.search.choice import drop_upper_bound
-from planish.search.proposals import Level, Trial
-from planish.search.screening import measure
 from planish.search.state import DeployedCandidate, Search
 from planish.search.time_estimates import deploy_seconds, seconds_to_come
+from planish.search.trials.proposals import Level, Trial
+from planish.search.trials.screening import measure
 from planish.training.original import better_than_guessing
 
 _ORIGINAL = Plan()
@@ -71,7 +70,7 @@ def without_training(search: Search) -> tuple[Trial, ...]:
             continue
         lost = drop()
         runner.release()
-        trials.append(search.show_trial(replace(trial, drop=lost, history=((1.0, drop_upper_bound(lost)),))))
+        trials.append(search.show_trial(replace(trial, history=((0.0, lost),))))
     if trials:
         trials = measure(search, "first look", trials)
     kept = search.journal.candidates[str(variant)].measurements

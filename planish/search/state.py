@@ -16,8 +16,8 @@ from planish.measurement import Measurement
 from planish.plan import Plan, summary
 from planish.runs.runner import Runner, extend
 from planish.search.evidence import Session
-from planish.search.proposals import Trial
 from planish.search.result import CandidateResult, Stage
+from planish.search.trials.proposals import Trial
 from planish.task import metric_of
 from planish.technique import Technique
 from planish.training import Distill

@@ -49,7 +49,7 @@ def test_time_that_there_is_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert 0.85 * 470 < took <= 470
     assert not result.budget.overruns
     assert list(result.baselines) == ["openvino", "onnxruntime"] or len(result.baselines) == 2
-    assert sum(c.stage == "measured" and "distilled" in c.summary for c in result.candidates) > 1
+    assert sum(c.stage == "measured" and c.summary != "INT8" for c in result.candidates) > 1
 
 
 def test_where_little_time_is_left_no_second_runtime_is_measured_and_launches_are_few(

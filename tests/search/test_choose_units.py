@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import cast
+
 import pytest
 
 from planish.measurement import Measurement, Metric
@@ -9,8 +12,10 @@ from planish.plan import Plan
 from planish.report import formatting as words
 from planish.report.terminal import candidate_table
 from planish.search.choice import choose_candidate, describe_miss, frontier, misses
-from planish.search.proposals import Level, Trial, expected_drop, interpolated_level, next_stronger, priority
 from planish.search.result import CandidateResult, Goal
+from planish.search.state import RuntimeVariant, Search
+from planish.search.trials.forecast import Forecast
+from planish.search.trials.proposals import Level, Trial, priority
 from planish.search.verdict import shortfall, verdict
 
 ERROR = Metric("mean_absolute_error", "mm", higher_is_better=False)
@@ -66,24 +71,47 @@ def test_changes_say_better_or_worse() -> None:
     assert words.limit(GOAL, "mm") == "0.05 mm"
 
 
-def trial(drop: float, latency: float = 5.0, speedup: float = 2.0, unit: float = 1.0) -> Trial:
+def trial(speedup: float, before: float, *rounds: float, unit: float = 1.0) -> Trial:
+    """A trial with its drops after rounds of 100 steps, in points."""
+
+    def drop(points: float) -> Measurement:
+        return Measurement("drop", unit * points, "mm", 9, False, low=unit * (points - 1), high=unit * (points + 1))
+
     measurements = {
-        "latency_ratio": Measurement("latency_ratio", 10 / latency, "ratio", 9, True),
-        "latency_ms": Measurement("latency_ms", latency, "ms", 9, False),
-        "drop_calibration": Measurement("drop_calibration", unit * drop, "mm", 9, False),
+        "latency_ms": Measurement("latency_ms", 8 / speedup, "ms", 9, False),
+        "size_bytes": Measurement("size_bytes", 1000, "bytes", 1, False),
+        "drop_calibration": drop(before),
     }
-    return Trial(Level(speedup), Plan(), measurements=measurements, history=((10.0, unit * drop),))
+    history = tuple((100.0 * (i + 1), drop(points)) for i, points in enumerate(rounds))
+    return Trial(Level(speedup), Plan(), measurements=measurements, gain=speedup, history=history)
 
 
-@pytest.mark.parametrize("unit", [1.0, 0.01, 300.0])
+def forecast(unit: float) -> Forecast:
+    """A search of 1,000 images whose original is worth 90 points."""
+    kept = trial(1.0, 0.0, unit=unit).measurements | {"drop_validation": Measurement("drop", 0.2 * unit, "mm", 9, False)}
+    deployment = RuntimeVariant("int8", "openvino")
+    runner = SimpleNamespace(task=SimpleNamespace(split=lambda _: range(1000)), original=None, store=SimpleNamespace(once=lambda *_: 0.001))
+    search = SimpleNamespace(
+        runner=runner, goal=Goal(1.0 * unit, point=unit), deployment=deployment, teachers=(), recovery=SimpleNamespace(batch_size=50),
+        journal=SimpleNamespace(candidates={str(deployment): SimpleNamespace(measurements=kept)}), knowledge=lambda: 90.0 * unit,
+    )  # fmt: skip
+    mild, strong = trial(1.5, 2.0, 0.1, unit=unit), trial(4.0, 40.0, 9.0, 6.0, unit=unit)
+    return Forecast(cast(Search, search), [mild, strong], [mild, strong])
+
+
+@pytest.mark.parametrize("unit", [0.01, 300.0])
 def test_the_search_decides_alike_in_any_unit(unit: float) -> None:
-    goal, points = Goal(1.0 * unit, point=unit), Goal(1.0)
-    scaled, plain = (trial(3.0, unit=scale) for scale in (unit, 1.0))
-    assert priority(scaled, 3.0 * unit, goal) == pytest.approx(priority(plain, 3.0, points))
-    assert expected_drop(scaled, [scaled], 20.0, unit) == pytest.approx(unit * expected_drop(plain, [plain], 20.0))
-    untrained = Trial(Level(1.5), Plan())
-    assert expected_drop(untrained, [scaled], 20.0, unit) == pytest.approx(unit * expected_drop(untrained, [plain], 20.0))
-    assert interpolated_level([scaled], 20.0, goal) == pytest.approx(interpolated_level([plain], 20.0, points))
-    for drop in (10.0, 20.0):
-        assert next_stronger([trial(drop, unit=unit)], unit) == next_stronger([trial(drop)])
+    scaled, plain = forecast(unit), forecast(1.0)
+    assert priority(scaled.screened[1], 3.0 * unit, scaled.search.goal) == pytest.approx(
+        priority(plain.screened[1], 3.0, plain.search.goal)
+    )
+    assert scaled.drop_after(scaled.screened[1], 60) == pytest.approx(plain.drop_after(plain.screened[1], 60))
+    levels, improvements = zip(*scaled.promising_levels(60, 3), strict=True)
+    expected_levels, expected = zip(*plain.promising_levels(60, 3), strict=True)
+    assert levels == expected_levels
+    assert improvements == pytest.approx(expected)
+    assert scaled.best[0] == plain.best[0] > 0
+    ours, theirs = (f.within([f.prospect(t) for t in f.screened], [5, 60]) for f in (scaled, plain))
+    assert ours == pytest.approx(theirs)
+    assert 0 < theirs.mean() < 1
     assert misses(candidate("c", 1, 0.0, 3.0 * unit), Goal(0.0, point=unit))["accuracy"] == pytest.approx(30.0)

@@ -26,9 +26,9 @@ from planish.report.recomputation.run_folder import read_run
 from planish.runs import runner
 from planish.runs.runner import extend
 from planish.search import optimize
-from planish.search.proposals import Level, Trial
-from planish.search.screening import Screening, measure
 from planish.search.state import Search
+from planish.search.trials.proposals import Level, Trial
+from planish.search.trials.screening import Screening, measure
 from planish.testing import write_shapes
 from planish.training import Distill
 
@@ -81,18 +81,19 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any, Clock
         trials = [Trial(Level(resolution=scale), Plan(Resolution(scale=scale))) for scale in (0.5, 0.75)]
         return Screening(tuple(measure(search, "first look", trials)), LatencyPruning(speedup=2))
 
-    def halve(search: Search, screening: Screening, _: float) -> tuple[Trial, ...]:
+    def recover(search: Search, screening: Screening, _: float) -> tuple[Trial, ...]:
         trained, stopped = screening.trials
-        search.show_trial(replace(stopped, drop=search.runner.drop(stopped.plan, "torch", (Plan(), "torch"), "validation")))
+        lost = search.runner.drop(stopped.plan, "torch", (Plan(), "torch"), "validation")
+        search.show_trial(replace(stopped, history=((0.0, lost),)))
         plan = extend(trained.plan, replace(search.recovery, epochs=1))
         drop = search.runner.drop(plan, "torch", (Plan(), "torch"), "validation")
-        return (search.show_trial(replace(trained, plan=plan, drop=drop, history=((1.0, drop.value),))),)
+        return (search.show_trial(replace(trained, plan=plan, history=((1.0, drop),))),)
 
     data = write_shapes(folder / "shapes", per_class=30)
     logging.disable(logging.ERROR)  # torch's exporter tells much to whoever listens
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(optimize, "screen", screen)
-        patch.setattr(optimize, "halve", halve)
+        patch.setattr(optimize, "recover", recover)
         patch.setattr(runner, "measure_latency", clock.measure)
         patch.setattr(registry, "default_precision", lambda: "bf16")
         result = planish.optimize(data, model="resnet8x0.5", budget="10m", epochs=1, max_drop=100, runtime="openvino", out=folder / "run")

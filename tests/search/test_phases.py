@@ -14,10 +14,10 @@ from simulated_time import World, simulate
 from planish.errors import ModelError
 from planish.plan import Plan
 from planish.runs.runner import Runner
-from planish.search.screening import Screening
 from planish.search.state import Search
+from planish.search.trials.screening import Screening
 
-PHASES = ("deploy", "screen", "halve", "finish")
+PHASES = ("deploy", "screen", "recover", "finish")
 Call = tuple[str, tuple[Any, ...], tuple[Any, ...], Any]  # phase, arguments, what the first one's fields were, result
 
 
@@ -47,10 +47,10 @@ def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Call]:
 
 def test_each_phase_gets_what_the_one_before_returned(calls: list[Call]) -> None:
     assert [name for name, *_ in calls] == list(PHASES)
-    (_, (given,), _, deployed), (_, to_screen, _, screening), (_, to_halve, _, trained), (_, to_finish, _, result) = calls
+    (_, (given,), _, deployed), (_, to_screen, _, screening), (_, to_recover, _, trained), (_, to_finish, _, result) = calls
     assert isinstance(given, Search)
-    assert all(arguments[0] is deployed for arguments in (to_screen, to_halve, to_finish))
-    assert to_halve[1] is screening
+    assert all(arguments[0] is deployed for arguments in (to_screen, to_recover, to_finish))
+    assert to_recover[1] is screening
     assert to_finish[2] is trained
 
     assert sorted(map(str, deployed.fp32)) == sorted(map(str, given.fp32))

@@ -12,9 +12,9 @@ import planish
 from planish.compression import ChannelPruning, QuantizeAware
 from planish.measurement import Measurement
 from planish.plan import Plan
-from planish.search import rounding
-from planish.search.proposals import Level, Trial
 from planish.search.state import DeployedCandidate, RuntimeVariant
+from planish.search.trials import rounding
+from planish.search.trials.proposals import Level, Trial
 from planish.testing import write_shapes
 
 

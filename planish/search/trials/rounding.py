@@ -11,9 +11,9 @@ from planish.errors import PlanishError
 from planish.plan import Plan
 from planish.progress import note
 from planish.runs.runner import extend
-from planish.search.choice import drop_upper_bound, format_drop
-from planish.search.proposals import Trial
+from planish.search.choice import format_drop
 from planish.search.state import DeployedCandidate, Search
+from planish.search.trials.proposals import Trial
 
 _WORTH_POINTS = 0.2  # INT8 drop above which quantization-aware training is used
 SHARE = 0.3  # its share of the last round's time
@@ -63,5 +63,5 @@ def learn(search: Search, trial: Trial, seconds: float) -> Trial | None:
         note(f"quantization-aware training is skipped: {why}")
         return None
     lost = drop()
-    history = (*trial.history, (trial.history[-1][0] + seconds, drop_upper_bound(lost)))
-    return search.show_trial(replace(trial, plan=plan, drop=lost, history=history))
+    steps = trial.history[-1][0] + seconds / trial.step_seconds
+    return search.show_trial(replace(trial, plan=plan, history=(*trial.history, (steps, lost))))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -16,14 +17,16 @@ from planish.measurement import Measurement
 from planish.plan import Plan
 from planish.progress import note
 from planish.search.choice import format_drop
-from planish.search.proposals import LEVELS, Level, Trial, fitted, level_for_latency, next_milder, next_stronger, time_trials
 from planish.search.state import DeployedCandidate, Search
-from planish.search.time_estimates import deploy_seconds, least_finish_seconds, seconds_to_come
+from planish.search.time_estimates import deploy_seconds, finish_seconds, least_finish_seconds, seconds_to_come
+from planish.search.trials.forecast import Forecast
+from planish.search.trials.proposals import FIRST_LEVELS, Level, Trial, fitted, time_trials
 
 _ORIGINAL = Plan()
 _LARGE_PIXELS = 64
 _RANKS_SECONDS = 150.0  # screening time above which it is tested whether layers should also be split into low-rank factors
 _RANKS_GAIN_POINTS = 1.0
+_MOST_LEVELS = 18
 _LOOK_SHARE = 0.5  # maximum share of the time left for screening and training that one level may take
 _SESSION_SHARE = 0.3
 
@@ -33,7 +36,7 @@ class Screening:
     """The outcome of a screening.
 
     Args:
-        trials: the timed trials that are worth training.
+        trials: the timed trials, including those that do not pay.
         pruning: settings of latency pruning, for further levels.
     """
 
@@ -44,8 +47,9 @@ class Screening:
 def screen(search: Search, seconds: float) -> Screening:
     """Screen several levels of compression: compress the network without training, export it, and measure its latency.
 
-    The drop before training is measured on the few calibration images; it says little about how much training will recover. Trials that are
-    not faster than the uncompressed network in the same precision are stopped.
+    The first levels are fixed and spread over all directions. From what they cost and bring, the others are chosen: those from which the
+    training that follows is expected to gain most. Trials that are not faster than the uncompressed network in the same precision are
+    stopped.
 
     Args:
         search: state of the search.
@@ -54,42 +58,45 @@ def screen(search: Search, seconds: float) -> Screening:
     runner, cost = search.runner, 1 + deploy_seconds(search)
     low_rank = seconds > _RANKS_SECONDS and runner.store.once("ranks", "searching", partial(_ranks_pay, search, Level(2.5)))
     pruning = _pruning(search, low_rank)
-    count = runner.store.once("levels", "searching", lambda: max(1, min(len(LEVELS), int(seconds / cost))))
+    count = runner.store.once("levels", "searching", lambda: max(1, min(_MOST_LEVELS, int(seconds / cost))))
     trials: list[Trial] = []
     last = cost
 
-    def looked(level: Level) -> list[Trial]:
+    def looked(levels: Sequence[Level], known: int = 0) -> list[Trial]:
+        """Screen the levels for which there is time; keep enough of it to measure them and to train one."""
         nonlocal last
-        before = search.seconds_left
-        found = screen_level(search, pruning, level)
-        last = max(cost, before - search.seconds_left)
+        found: list[Trial] = []
+        for level in levels:
+            if search.seconds_left - seconds_to_come(search, known + len(found) + 1) <= 3 * last:
+                break
+            before = search.seconds_left
+            found += screen_level(search, pruning, level)
+            last = max(cost, before - search.seconds_left)
         return found
 
-    def in_time() -> bool:
-        """Whether there would be time left to measure and train another level."""
-        return search.seconds_left - seconds_to_come(search, len(trials) + 1) > 3 * last
-
-    for level in (*LEVELS[:count], *_students(search)):
-        if not in_time():
-            break
-        trials += looked(level)
+    first = FIRST_LEVELS[:count]
+    trials = looked((*first, *_students(search)))
     if not trials:
         note("no pruned network was found, or there is no time to train one")
         return Screening((), pruning)
-    while (stronger := next_stronger(trials, search.goal.point)) and in_time() and (found := looked(stronger)):
-        trials += found
-    known = search.knowledge()
-    while (gentler := next_milder(trials, known)) and in_time() and (found := looked(gentler)):
-        trials += found
     trials = measure(search, "first look", trials)
+    more = _next_levels(search, trials, count - len(first))
+    if more and (found := looked(more, len(trials))):
+        trials += measure(search, "second look", found)
     _note_prediction(trials)
-    if (
-        in_time()
-        and search.goal.max_latency_ms is not None
-        and (aimed := level_for_latency(search.goal.max_latency_ms, trials)) is not None
-    ):
-        trials += measure(search, "second look", screen_level(search, pruning, aimed))
-    return Screening(tuple(t for t in trials if not t.stopped), pruning)
+    return Screening(tuple(trials), pruning)
+
+
+def _next_levels(search: Search, trials: Sequence[Trial], count: int) -> list[Level]:
+    """Return up to ``count`` more levels to screen, the most promising first."""
+
+    def proposed() -> list[dict[str, Any]]:
+        seconds = search.seconds_left - finish_seconds(search, len(trials))
+        if count < 1 or seconds <= 0:
+            return []
+        return [asdict(level) for level, _ in Forecast(search, trials, ()).promising_levels(seconds, count)]
+
+    return [Level(**fields) for fields in search.runner.store.once("proposed levels", "searching", proposed)]
 
 
 def _students(search: Search) -> list[Level]:

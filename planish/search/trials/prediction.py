@@ -1,0 +1,180 @@
+"""Predictions with uncertainty: what a level of compression costs before training, and how much of that training recovers.
+
+Both are Gaussian processes: linear in a few features whose weights have a prior from earlier runs, plus a smooth or a per-trial deviation
+(Rasmussen and Williams 2006, Gaussian Processes for Machine Learning, 2.7). Each trial that is screened or trained updates them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy import special
+
+from planish.search.trials.proposals import Level
+
+Floats = npt.NDArray[np.float64]
+
+_LEAST = 0.3  # smallest drop on a log scale, in points: below it a difference has no effect
+_EASY = 20  # steps of training after which recovery becomes slow
+
+# Prior of the log of the share of a drop that is left after training: mean and standard deviation of each weight of ``_recovery_features``.
+# The means are fitted to measured recoveries: see docs/decisions/0107-trials-are-chosen-by-expected-improvement.md.
+_RECOVERY_MEAN = np.array([0.0, -0.35, 0.0, 0.0, 0.0])
+_RECOVERY_SPREAD = np.array([0.4, 0.1, 0.3, 0.3, 0.5])
+_TRIAL_SPREAD = 0.5  # between trials of a kind
+_RECOVERY_NOISE = 0.15  # between two trainings of a trial
+
+# Log of the speed-up per unit of ``_sizes``, by widths, image size and blocks.
+_SPEED_MEAN, _SPEED_SPREAD = np.array([0.8, 0.85, 0.8]), np.array([0.2, 0.2, 0.2])
+_SPEED_SMOOTH, _SPEED_NOISE = 0.1, 0.02
+# Logit of the drop before training as a share of the score, by ``_drop_features``.
+_DROP_MEAN, _DROP_SPREAD = np.array([-1.5, 2.5, 0.0, 0.0]), np.array([2.0, 0.7, 1.5, 1.5])
+_DROP_SMOOTH, _DROP_NOISE = 0.4, 0.2
+_LENGTH = 0.7  # length scale of the smooth deviation
+
+_QUANTILES = (np.arange(40) + 0.5) / 40
+
+
+@dataclass(frozen=True)
+class Normal:
+    """Normal distributions.
+
+    Args:
+        mean: their means.
+        deviation: their standard deviations.
+    """
+
+    mean: Floats
+    deviation: Floats
+
+    def quantiles(self) -> Floats:
+        """Return ``(40, ...)`` evenly spaced quantiles."""
+        z = np.asarray(special.ndtri(_QUANTILES)).reshape(-1, *[1] * self.mean.ndim)
+        return np.asarray(self.mean + z * self.deviation)
+
+
+def condition(covariance: Floats, mean: Floats, values: Floats, noise: Floats) -> Normal:
+    """Condition a normal prior on noisy observations of its first variables; return the distributions of the others.
+
+    Args:
+        covariance: prior covariance ``(n, n)`` of all variables.
+        mean: prior means ``(n,)``.
+        values: observations ``(k,)`` of the first ``k`` variables.
+        noise: standard deviations ``(k,)`` of the observations.
+    """
+    k = len(values)
+    gain = np.linalg.solve(covariance[:k, :k] + np.diag(noise**2) + 1e-9 * np.eye(k), covariance[:k, k:]).T
+    variance = np.diag(covariance[k:, k:] - gain @ covariance[:k, k:])
+    return Normal(mean[k:] + gain @ (values - mean[:k]), np.sqrt(np.maximum(variance, 1e-12)))
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """A recovery of a trial: observed, or to be predicted.
+
+    Args:
+        trial: name of the trial.
+        level: its level of compression.
+        before: drop before any training, in points.
+        steps: training steps since then.
+        after: drop after them, in points; NaN if it is to be predicted.
+        error: standard error of ``after``, in points.
+        uncertainty: standard deviation of the log of ``before``, if that is itself predicted.
+    """
+
+    trial: str
+    level: Level
+    before: float
+    steps: float
+    after: float = math.nan
+    error: float = 0.0
+    uncertainty: float = 0.0
+
+
+def predict_recoveries(observed: Sequence[Recovery], wanted: Sequence[Recovery]) -> Normal:
+    """Predict the log of the drop, in points, after training.
+
+    The drop before training is reduced to a share of it, whose log is about linear in the log of the number of steps. Trials differ in how
+    well they recover, so an observed recovery of a trial says more about that trial than about others.
+
+    Args:
+        observed: recoveries of this search.
+        wanted: recoveries to predict.
+    """
+    everything = [*observed, *wanted]
+    features = np.array([_recovery_features(r) for r in everything])
+    same = np.array([[a.trial == b.trial for b in everything] for a in everything])
+    covariance = features @ np.diag(_RECOVERY_SPREAD**2) @ features.T + _TRIAL_SPREAD**2 * same
+    start = np.log([max(r.before, _LEAST) for r in everything])
+    values = np.array([math.log(max(r.after, r.error, _LEAST)) for r in observed]) - start[: len(observed)]
+    noise = np.array([math.hypot(_RECOVERY_NOISE, min(1.0, r.error / max(r.after, r.error, _LEAST))) for r in observed])
+    found = condition(covariance, features @ _RECOVERY_MEAN, values, noise)
+    spread = np.hypot(found.deviation, [r.uncertainty for r in wanted])
+    return Normal(found.mean + start[len(observed) :], spread)
+
+
+def _recovery_features(recovery: Recovery) -> tuple[float, ...]:
+    level = recovery.level
+    slope = math.log2(1 + recovery.steps / _EASY)
+    return 1.0, slope, float(level.resolution < 1), float(level.blocks > 0), float(bool(level.student))
+
+
+@dataclass(frozen=True)
+class ScreenedLevel:
+    """What screening measured at a level.
+
+    Args:
+        level: the level.
+        speedup: latency of the uncompressed network in the same precision, divided by that of this one.
+        drop: drop before training, as a share of the original's score.
+    """
+
+    level: Level
+    speedup: float
+    drop: float
+
+
+def predict_levels(screened: Sequence[ScreenedLevel], wanted: Sequence[Level]) -> tuple[Normal, Normal]:
+    """Predict, for levels that were not screened, the log of the speed-up and the logit of the drop before training.
+
+    Args:
+        screened: the screened levels, not of students.
+        wanted: the levels to predict, not of students.
+    """
+    levels = [*(s.level for s in screened), *wanted]
+    sizes = np.array([_sizes(level) for level in levels])
+    speeds = np.log([s.speedup for s in screened])
+    speed = condition(
+        sizes @ np.diag(_SPEED_SPREAD**2) @ sizes.T + _smooth(sizes, _SPEED_SMOOTH) * np.outer(sizes.sum(1), sizes.sum(1)),
+        sizes @ _SPEED_MEAN,
+        speeds,
+        np.full(len(screened), _SPEED_NOISE),
+    )
+    features = np.array([_drop_features(size) for size in sizes])
+    shares = np.clip([s.drop for s in screened], 1e-3, 1 - 1e-3)
+    drop = condition(
+        features @ np.diag(_DROP_SPREAD**2) @ features.T + _smooth(sizes, _DROP_SMOOTH),
+        features @ _DROP_MEAN,
+        np.log(shares / (1 - shares)),
+        np.full(len(screened), _DROP_NOISE),
+    )
+    return speed, drop
+
+
+def _sizes(level: Level) -> tuple[float, float, float]:
+    """Return the log of what remains of the network, negated: by widths, image size and blocks."""
+    return math.log(level.speedup), -2 * math.log(level.resolution), -math.log(1 - level.blocks)
+
+
+def _drop_features(sizes: Floats) -> tuple[float, ...]:
+    total = max(float(sizes.sum()), 1e-3)
+    return 1.0, math.log(total), sizes[1] / total, sizes[2] / total
+
+
+def _smooth(sizes: Floats, deviation: float) -> Floats:
+    distance = ((sizes[:, None] - sizes[None]) ** 2).sum(-1)
+    return np.asarray(deviation**2 * np.exp(-distance / (2 * _LENGTH**2)))

@@ -1,0 +1,144 @@
+"""Training of the screened trials: again and again the one that is expected to improve most on the best candidate so far."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from functools import partial
+from typing import Any
+
+from planish.plan import Plan
+from planish.progress import note
+from planish.runs.runner import extend
+from planish.search.state import Search
+from planish.search.time_estimates import deploy_seconds, forward_seconds, session_seconds
+from planish.search.trials import rounding
+from planish.search.trials.expected_improvement import best_choice
+from planish.search.trials.forecast import Forecast, steps_per_epoch
+from planish.search.trials.proposals import Level, Trial, priority, value_of
+from planish.search.trials.screening import Screening, measure, screen_level
+
+_ORIGINAL = Plan()
+_LEAST_BATCHES = 200  # of a training that is not the last, or an epoch if that is shorter
+_LEAST_SECONDS = 1.0
+_DURATIONS = (0.12, 0.25, 0.4, 0.6, 1.0)  # of a training, as shares of the time left
+_MUCH_OF = 0.8  # if a training gets this share of the time left, it gets all of it
+_MORE_LEVELS = 3  # maximum number of levels that are screened between trainings
+_LEVEL_SHARE = 0.15  # maximum share of the time left for screening one
+_CLEARLY = 1.2  # by which factor its expected improvement must be larger
+_LITTLE = 0.02  # expected improvement below which the time left goes to the best trial
+_UNTRAINED = 2  # maximum number of trials that are handed on without training
+
+
+def recover(search: Search, screening: Screening, reserved: float) -> tuple[Trial, ...]:
+    """Distill the most promising trials, for the time that is left minus ``reserved`` seconds.
+
+    Before each training, the drop of every trial after more training is predicted, with its uncertainty; the trial with the largest
+    expected improvement is trained, for a part of the time or all of it (``expected_improvement.best_choice``). What probably meets the
+    limit is thus trained first, as long as it needs, and bolder trials in the time that is left. Levels that were not screened are screened
+    if they promise clearly more.
+
+    Args:
+        search: state of the search.
+        screening: the screened trials.
+        reserved: seconds reserved for the end of the run.
+
+    Returns:
+        Trained trials, and untrained ones that are within the limit as they are.
+    """
+    store, screened, trained = search.runner.store, list(screening.trials), list[Trial]()
+    untrained = _within_untrained(search, screened)
+    number = more = 0
+    while True:
+        forecast = Forecast(search, screened, trained)
+        alive = [trial for trial in screened if not trial.stopped]
+        step = store.once(f"training {number}", "searching", partial(_next, forecast, alive, reserved, more < _MORE_LEVELS))
+        if step is None:
+            break
+        number += 1
+        if "level" in step:
+            more += 1
+            screened += measure(search, f"look {number}", screen_level(search, screening.pruning, Level(**step["level"])))
+            continue
+        trial = next(t for t in alive if t.name == step["trial"])
+        seconds = step["seconds"]
+        learns = bool(step["is_last"] and trial.history) and store.once(
+            "rounding", "searching", partial(rounding.pays, search, trial, search.goal.point)
+        )
+        after = _train(search, trial, number, seconds * (1 - rounding.SHARE if learns else 1))
+        screened[screened.index(trial)] = after
+        if after.stopped:
+            continue
+        trained = [t for t in trained if t is not trial] + [after]
+        if learns and (learned := rounding.learn(search, after, seconds * rounding.SHARE)):
+            trained.append(learned)
+        if step["is_last"]:
+            break
+    for trial in screened:
+        if not trial.history and not trial.stopped and trial not in untrained:
+            search.show_trial(replace(trial, stopped="not trained: others promised more"))
+    return (*trained, *untrained)
+
+
+def _next(forecast: Forecast, alive: Sequence[Trial], reserved: float, may_screen: bool) -> dict[str, Any] | None:
+    """Return the next training or the next level to screen; None if no time is left or there is nothing to train."""
+    search = forecast.search
+    left = search.seconds_left - reserved
+    if left < _LEAST_SECONDS or not alive:
+        return None
+    prospects = [forecast.prospect(trial) for trial in alive]
+    shortest = min(steps_per_epoch(search), _LEAST_BATCHES)
+    overhead = forward_seconds(search, "validation")
+    durations = [share * left for share in _DURATIONS]
+    within = forecast.within(prospects, durations)
+    for i, prospect in enumerate(prospects):
+        for j, seconds in enumerate(durations[:-1]):
+            if seconds < shortest * prospect.step_seconds:
+                within[:, i, j] = 0
+    rest = forecast.within(prospects, [max(0.0, left - seconds - overhead) for seconds in durations])
+    best, of_trial = forecast.best
+    choice = best_choice([p.value for p in prospects], within, rest, best)
+    if may_screen and session_seconds(search, 3) + deploy_seconds(search) < _LEVEL_SHARE * left:
+        proposed = forecast.promising_levels((1 - _LEVEL_SHARE) * left, 1)
+        if proposed and proposed[0][1] > max(_CLEARLY * choice.improvement, _LITTLE):
+            return {"level": asdict(proposed[0][0])}
+    trial, seconds = alive[choice.trial], durations[choice.duration]
+    if choice.improvement < _LITTLE:  # probably nothing better is found: make the best one better
+        trial, seconds = of_trial or max(alive, key=lambda t: _hope(forecast, t, left)), left
+    is_last = seconds > _MUCH_OF * left
+    seconds = left if is_last else seconds
+    note(
+        f"training {trial.name} for {seconds:.0f} s: expected to lose {forecast.drop_after(trial, seconds):.1f} points "
+        f"at {trial.measurements['latency_ratio'].value:.1f}x"
+    )
+    return {"trial": trial.name, "seconds": seconds, "is_last": is_last}
+
+
+def _hope(forecast: Forecast, trial: Trial, seconds: float) -> float:
+    return priority(trial, forecast.drop_after(trial, seconds) * forecast.search.goal.point, forecast.search.goal)
+
+
+def _within_untrained(search: Search, screened: Sequence[Trial]) -> list[Trial]:
+    """Return the fastest trials that are within the limit without training, judging by the few calibration images."""
+    limit = search.goal.max_drop_points
+    found = [t for t in screened if not t.stopped and t.last_drop.value <= limit]
+    return sorted(found, key=lambda t: -value_of(t, search.goal))[:_UNTRAINED]
+
+
+def _train(search: Search, trial: Trial, number: int, seconds: float) -> Trial:
+    """Return the trial after one more round of training, or stopped if the training fails."""
+    runner = search.runner
+    recovery = replace(search.recovery, teachers=search.teachers, max_seconds=float(math.ceil(seconds)))
+    search.journal.planned[recovery.name] += seconds
+    plan = extend(trial.plan, recovery)
+    drop = partial(runner.drop, plan, "torch", (_ORIGINAL, "torch"), "validation")
+    if why := runner.store.attempt(f"round {number}:{plan.key}", "searching", drop):
+        return search.show_trial(replace(trial, stopped=why))
+    lost = drop()
+    how = runner.artifact(plan).lineage.steps[-1].structure
+    steps = max(1.0, how["epochs"] * steps_per_epoch(search))
+    before = trial.history[-1][0] if trial.history else 0.0
+    runner.release()
+    spent = max(0.01, how["seconds"]) / steps
+    return search.show_trial(replace(trial, plan=plan, step_seconds=spent, history=(*trial.history, (before + steps, lost))))

@@ -1,0 +1,83 @@
+"""Predictions of drops after training, and of levels that were not screened."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from planish.search.trials.prediction import Recovery, ScreenedLevel, condition, predict_levels, predict_recoveries
+from planish.search.trials.proposals import Level
+
+MILD, STRONG = Level(1.5), Level(4.0)
+
+
+def test_conditioning_is_bayesian_linear_regression() -> None:
+    """The posterior of the weights in closed form: precision ``prior + X'X / noise^2``."""
+    rng = np.random.default_rng(0)
+    x, y, new = rng.normal(size=(6, 2)), rng.normal(size=6), rng.normal(size=(3, 2))
+    prior, mean, noise = np.diag([0.5, 2.0]), np.array([0.3, -1.0]), 0.4
+    covariance = np.linalg.inv(np.linalg.inv(prior) + x.T @ x / noise**2)
+    weights = covariance @ (np.linalg.inv(prior) @ mean + x.T @ y / noise**2)
+    everything = np.vstack([x, new])
+    found = condition(everything @ prior @ everything.T, everything @ mean, y, np.full(6, noise))
+    assert found.mean == pytest.approx(new @ weights, abs=1e-6)
+    assert found.deviation == pytest.approx(np.sqrt(np.diag(new @ covariance @ new.T)), abs=1e-6)
+
+
+def after(
+    level: Level, before: float, steps: float, *observed: Recovery, name: str = "new", uncertainty: float = 0.0
+) -> tuple[float, float]:
+    """Median of the drop, and standard deviation of its log."""
+    found = predict_recoveries(observed, [Recovery(name, level, before, steps, uncertainty=uncertainty)])
+    return math.exp(found.mean[0]), found.deviation[0]
+
+
+def test_more_training_and_less_to_recover_leave_a_smaller_drop() -> None:
+    assert after(MILD, 8, 0)[0] == pytest.approx(8, rel=0.01)
+    drops = [after(MILD, 8, steps)[0] for steps in (50, 200, 800)]
+    assert drops == sorted(drops, reverse=True)
+    assert after(MILD, 4, 200)[0] == pytest.approx(after(MILD, 8, 200)[0] / 2)
+
+
+def test_an_observed_trial_goes_on_from_there_and_says_less_of_others() -> None:
+    seen = Recovery("seen", STRONG, 20, 200, after=12, error=0.3)  # recovers badly
+    usual, spread = after(STRONG, 20, 200)
+    assert usual < 8
+    own, own_spread = after(STRONG, 20, 200, seen, name="seen")
+    assert own == pytest.approx(12, rel=0.15)
+    assert usual < after(STRONG, 20, 200, seen)[0] < own
+    assert own_spread < after(STRONG, 20, 200, seen)[1] < spread
+    assert after(STRONG, 20, 800, seen, name="seen")[0] < own
+
+
+def test_nothing_lost_is_no_error_and_what_is_uncertain_stays_so() -> None:
+    seen = Recovery("seen", MILD, 1.0, 100, after=-0.4, error=0.5)
+    assert 0 < after(MILD, 1.0, 100, seen, name="seen")[0] < 1
+    assert after(MILD, -0.5, 100)[0] < 0.3
+    assert after(MILD, 4, 100, uncertainty=2.0)[1] == pytest.approx(math.hypot(2.0, after(MILD, 4, 100)[1]))
+
+
+def network(level: Level) -> ScreenedLevel:
+    """A network of which 15 % of the time is not in layers, and that loses more the smaller it is."""
+    return ScreenedLevel(level, 1 / (0.15 + 0.85 * level.share), (1 - level.share) ** 2 * 0.7)
+
+
+def test_levels_in_between_are_predicted_from_screened_ones() -> None:
+    first = [network(level) for level in (Level(1.5), Level(2.5), Level(4.0), Level(1.0, 0.75), Level(2.5, 0.75))]
+    wanted = [Level(2.0), Level(1.3, 0.875), Level(3.0, 0.875)]
+    speed, drop = predict_levels(first, wanted)
+    for i, level in enumerate(wanted):
+        real = network(level)
+        assert math.exp(speed.mean[i]) == pytest.approx(real.speedup, rel=0.1)
+        share = 1 / (1 + math.exp(-drop.mean[i]))
+        assert share == pytest.approx(real.drop, rel=0.35)
+    far = predict_levels(first, [Level(2.5, blocks=0.5)])[1]
+    assert far.deviation[0] > 2 * drop.deviation.max(), "blocks were never removed"
+
+
+def test_without_a_screened_level_the_prior_is_sensible() -> None:
+    speed, drop = predict_levels([], [Level(1.15), Level(2.0), Level(6.0)])
+    assert 1 < math.exp(speed.mean[0]) < math.exp(speed.mean[1]) < math.exp(speed.mean[2]) < 6
+    assert drop.mean[0] < drop.mean[1] < drop.mean[2]
