@@ -19,6 +19,8 @@ from planish.printable import printable_names
 from planish.progress import collecting_notes, note
 from planish.task import USUAL_TASKS, annotations_for
 
+_ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar")
+
 
 def with_layout(source: str, layout: str | None) -> str:
     """Prefix a source with its layout: ``yolo:photos``.
@@ -124,9 +126,12 @@ def _content(name: str, path: Path, task: str | None, layout: str | None, invent
         if layout is None:
             _refuse_foreign_annotations(path)
         return LabelledFiles(name, list_folder(path, layout), used_for, "class folders", inventory)
-    if path.suffix.lower() in (".csv", ".jsonl", ".ndjson", ".json"):
+    if path.suffix.lower() in (".csv", ".tsv", ".jsonl", ".ndjson", ".json"):
         return LabelledFiles(name, list_manifest(path, inventory), used_for, "manifest", inventory)
-    raise DataError(f"{str(path)!r} is a file ending in {path.suffix!r}", "a manifest ends in .csv or .jsonl; else data is a folder")
+    fix = "unpack it and give the folder" if path.suffix.lower() in _ARCHIVES else ""
+    raise DataError(
+        f"{str(path)!r} is a file ending in {path.suffix!r}", "a manifest ends in .csv, .tsv or .jsonl; else data is a folder", fix
+    )
 
 
 def _refuse_foreign_annotations(root: Path) -> None:
