@@ -101,4 +101,11 @@ def _parse(text: str, loader: type[yaml.SafeLoader]) -> Any:
                 raise ValueError("it has aliases (*name), which are not needed here: write them out")
         return loader(text).get_single_data()
     except (yaml.YAMLError, TypeError, LookupError, AttributeError, OverflowError) as error:
-        raise ValueError(str(error)) from error
+        raise ValueError(_in_one_line(error)) from error
+
+
+def _in_one_line(error: Exception) -> str:
+    """The message of a parser's error, with its line number instead of an excerpt of several lines."""
+    if not isinstance(error, yaml.MarkedYAMLError) or error.problem_mark is None:
+        return str(error)
+    return f"line {error.problem_mark.line + 1}: {error.problem}"

@@ -219,4 +219,5 @@ def test_names_with_spaces_in_lists_of_splits(tmp_path: Path) -> None:
     (folder / "val.txt").write_text("my house 1\n\nme 0\n" + "2008_01 -1\n")
     (folder / "test.txt").write_text('"your photo"\r\n2007_02\r\n')
     wanted = {"my photo (1)": "train", "my photo (2)": "train", "your photo": "test", "2007_02": "test"}
-    assert given_splits(tmp_path) == wanted | dict.fromkeys(("my house", "me", "2008_01"), "validation")
+    wanted |= dict.fromkeys(("my house", "me", "2008_01"), "validation")
+    assert given_splits(tmp_path) == {(tmp_path, name): split for name, split in wanted.items()}

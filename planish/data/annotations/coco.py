@@ -6,18 +6,25 @@ import math
 import os
 import re
 import unicodedata
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import numpy as np
+
 from planish.data.annotations.annotated_image import AnnotatedImage, ObjectAnnotation, note_unused
+from planish.data.annotations.validation import are_corners
 from planish.data.sources.inventory import Inventory
 from planish.data.sources.listing import SPLIT_WORDS, GivenSplit
+from planish.data.sources.moved_files import moved_files
 from planish.data.sources.unsupported_formats import PANOPTIC, foreign_format
 from planish.errors import DataError
 from planish.files.reading import DAMAGED, describe, read_json
 from planish.progress import note
 
+_HEAD = 1 << 16  # bytes read from the start of a file to recognize it
+_NEARLY = 0.001  # tolerance for rounding
 _OTHER_KINDS = ("captions", "person_keypoints", "panoptic", "stuff", "image_info")
 
 
@@ -130,8 +137,9 @@ def _read_file(root: Path, file: Path, split: GivenSplit | None, content: dict[s
     images: list[AnnotatedImage] = []
     known: dict[Any, str] = {}
     repeated = 0
+    paths = _paths(root, file, dict.fromkeys(map(_file_name, content["images"])), split)
     for image in content["images"]:
-        number, name = _number(image["id"]), str(image.get("file_name") or "")
+        number, name = _number(image["id"]), _file_name(image)
         if known.get(number) == name:
             repeated += 1
             continue
@@ -142,7 +150,7 @@ def _read_file(root: Path, file: Path, split: GivenSplit | None, content: dict[s
                 "give merged files new ids",
             )
         known[number] = name
-        path = _path(root, file, name, split)
+        path = paths[name]
         size = _size(file, name, image)
         images.append(
             AnnotatedImage(
@@ -153,7 +161,26 @@ def _read_file(root: Path, file: Path, split: GivenSplit | None, content: dict[s
         note(f"{file.name} lists {repeated} images twice, with one id and name; each is used once")
     if strangers := [number for number in (*of_image, *faults) if number not in known]:
         raise DataError(f"{file.name} has annotations of image {strangers[0]!r}, which it does not list", "each belongs to a listed image")
+    _refuse_other_boxes(file, images)
     return images, here
+
+
+def _refuse_other_boxes(file: Path, images: list[AnnotatedImage]) -> None:
+    """Raises:
+    DataError: the boxes are normalized, or left, top, right and bottom.
+    """
+    rows = [(*one.box, *image.size[::-1]) for image in images if image.size for one in image.objects]
+    boxes = np.array(rows, np.float64).reshape(-1, 6)
+    first, last, sides = boxes[:, :2], boxes[:, 2:4], boxes[:, 4:]
+    extent, rule = last - first, "a bbox is left, top, width and height in pixels"
+    if len(boxes) and (last <= 1 + _NEARLY).all() and (sides > 2).all():
+        raise DataError(f"all boxes in {file.name} are within the first pixel, as normalized boxes are", rule, "multiply them by the sides")
+    if (extent <= sides + _NEARLY).all() and are_corners(first, extent, last > sides + 1):
+        raise DataError(
+            f"boxes in {file.name} are left, top, right and bottom: read as left, top, width and height, many go beyond the image",
+            rule,
+            "subtract left and top from the last two numbers",
+        )
 
 
 def _categories(file: Path, content: dict[str, Any]) -> dict[int, str]:
@@ -164,12 +191,13 @@ def _categories(file: Path, content: dict[str, Any]) -> dict[int, str]:
     """
     found: dict[int, str] = {}
     for category in content.get("categories") or []:
-        number, name = int(category["id"]), category["name"]
+        number, name = _category_number(category["id"]), category["name"]
         if not isinstance(name, str | int) or not str(name).strip():
             raise DataError(f"category {number} in {file.name} has the name {name!r}", "each category has a name")
-        if found.setdefault(number, str(name)) != str(name):
+        text = unicodedata.normalize("NFC", str(name).strip())
+        if found.setdefault(number, text) != text:
             raise DataError(
-                f"category {number} in {file.name} is {found[number]!r} and {str(name)!r}", "each category has a number of its own",
+                f"category {number} in {file.name} is {found[number]!r} and {text!r}", "each category has a number of its own",
                 "give merged categories new numbers",
             )  # fmt: skip
     if len(set(found.values())) < len(found):
@@ -219,16 +247,20 @@ def _load(file: Path) -> dict[str, Any]:
         raise DataError(f"{file} cannot be read: {error}", "it is COCO's JSON", "write it again") from error
     if not isinstance(content, dict) or not isinstance(content.get("images"), list):
         raise DataError(f"{file} has no list of images", "COCO's JSON has images, annotations and categories")
+    for key in ("images", "annotations", "categories"):
+        if not isinstance(content.get(key) or [], list) or not all(isinstance(one, dict) for one in content.get(key) or []):
+            raise DataError(f"{file.name} has {str(content[key])[:60]} for {key}", f"{key} is a list of objects: [{{...}}, {{...}}]")
     return content
 
 
 def is_coco(file: Path) -> bool:
-    """Whether the beginning of a JSON file has a key of the COCO format."""
+    """Whether the beginning of a JSON file has a key of the COCO format; a file of categories alone, as beside YOLO files, is none."""
     if not file.is_file():
         return False
     with file.open("rb") as opened:
-        head = opened.read(1 << 16)
-    return b'"images"' in head or b'"annotations"' in head or b'"categories"' in head or b'"info"' in head
+        head = opened.read(_HEAD + 1)
+    others = (b'"categories"', b'"info"') if len(head) > _HEAD else ()  # images and annotations may follow
+    return any(key in head for key in (b'"images"', b'"annotations"', *others))
 
 
 def _object(one: dict[str, Any], names: dict[int, str]) -> ObjectAnnotation:
@@ -236,13 +268,13 @@ def _object(one: dict[str, Any], names: dict[int, str]) -> ObjectAnnotation:
     ValueError: the annotation is invalid; the message continues "annotation 7 in FILE ".
     """
     try:
-        number = int(one["category_id"])
+        number = _category_number(one["category_id"])
     except (KeyError, TypeError, ValueError, OverflowError):
         raise ValueError(f"has the category_id {one.get('category_id')!r}, which is no number") from None
     if number not in names:
         raise ValueError(f"is of class {str(number)[:20]}; classes are {', '.join(map(str, list(names)[:20]))}")
     try:
-        left, top, width, height = (float(v) for v in one["bbox"])
+        left, top, width, height = (float(v) for v in one.get("bbox") or _box_of_polygons(one.get("segmentation")))
     except DAMAGED:
         raise ValueError(f"has the bbox {str(one.get('bbox'))[:60]}; it is four numbers: left, top, width, height") from None
     return ObjectAnnotation(
@@ -253,6 +285,22 @@ def _object(one: dict[str, Any], names: dict[int, str]) -> ObjectAnnotation:
         area=_area(one.get("area")),
         mask=_mask(one.get("segmentation")),
     )
+
+
+def _category_number(value: Any) -> int:
+    """Raises:
+    ValueError: it is not a whole number.
+    """
+    number = int(value)
+    if isinstance(value, bool) or (isinstance(value, float) and value != number):
+        raise ValueError(f"the category id {value} is no whole number")
+    return number
+
+
+def _box_of_polygons(polygons: Any) -> tuple[float, float, float, float]:
+    """Left, top, width and height of polygons, for annotations without a box."""
+    across, down = ([float(v) for polygon in polygons for v in polygon[first::2]] for first in (0, 1))
+    return min(across), min(down), max(across) - min(across), max(down) - min(down)
 
 
 def _mask(value: Any) -> Any:
@@ -280,18 +328,59 @@ def _area(value: Any) -> float | None:
     return area if 0 < area < math.inf else None
 
 
-def _path(root: Path, file: Path, name: str, split: GivenSplit | None) -> Path:
-    """The path of an image: next to the COCO file, in ``images/``, or in a folder named like the split of the file."""
+def _file_name(image: dict[str, Any]) -> str:
+    name = image.get("file_name")
+    return "" if name is None else str(name)
+
+
+def _paths(root: Path, file: Path, names: Iterable[str], split: GivenSplit | None) -> dict[str, Path]:
+    """The path of each image of a file; if no image is there, see ``moved_files``.
+
+    Raises:
+        DataError: a name leads outside the data folder, or fits several files.
+    """
+    found: dict[str, Path] = {}
+    refused: DataError | None = None
+    folders = _image_folders(root, file, split)
+    for name in names:
+        try:
+            found[name] = _path(root, file, name, folders)
+        except DataError as error:
+            refused = refused or error
+            found[name] = root
+    usable = [name for name in found if name and ".." not in PurePosixPath(name.replace("\\", "/")).parts and _is_file_name(name)]
+    if len(usable) == len(found) and not any(path.is_file() for path in found.values()) and (moved := moved_files(file.name, root, usable)):
+        note(f"{file.name} names {usable[0]}, which is taken from here: {moved[usable[0]].relative_to(root).as_posix()}; likewise for all")
+        return moved
+    if refused is not None:
+        raise refused
+    return found
+
+
+def _image_folders(root: Path, file: Path, split: GivenSplit | None) -> list[Path]:
+    """Where the images of a COCO file may be: next to it, in ``images/`` or ``data/``, or in a folder named like its split."""
+    suffix = file.stem.rpartition("_")[2]
+    places = [file.parent, root, file.parent / "images", root / "images", file.parent.parent / "images", file.parent.parent, root / "data"]
+    places += [root / suffix, root / "images" / suffix]
+    if split is not None:
+        starts = ((folder, re.match("[a-z]+", folder.name.lower())) for folder in sorted(root.iterdir()) if folder.is_dir())
+        named = [folder for folder, start in starts if start and SPLIT_WORDS.get(start[0]) == split]
+        places += [root / split, root / "images" / split, *named]
+    return [folder for folder in dict.fromkeys(places) if folder.is_relative_to(root)]
+
+
+def _path(root: Path, file: Path, name: str, folders: Iterable[Path]) -> Path:
+    """The path of an image in the first of the folders that has it.
+
+    Raises:
+        DataError: the name leads outside the data folder.
+    """
     parts = PurePosixPath(name.replace("\\", "/"))
     if ".." in parts.parts and not parts.is_absolute():  # such as ../images/ relative to annotations/
         beside = Path(os.path.normpath(file.parent / parts))
         parts = PurePosixPath(beside.relative_to(root)) if beside.is_relative_to(root) else parts
     if not name or parts.is_absolute() or ".." in parts.parts or not _is_file_name(name):
         raise DataError(f"{file.name} names the image {name!r}", "images lie below the data folder, under relative names")
-    folders = [file.parent, root, file.parent / "images", root / "images", file.parent.parent / "images", file.parent.parent]
-    folders = [folder for folder in folders if folder.is_relative_to(root)]
-    suffix = file.stem.rpartition("_")[2]
-    folders += [root / suffix, root / "images" / suffix, *((root / split, root / "images" / split) if split else ())]
     written = [PurePosixPath(unicodedata.normalize(form, str(parts))) for form in ("NFC", "NFD")]  # accents on other OS
     for folder, path in ((folder, path) for path in dict.fromkeys((parts, *written)) for folder in folders):
         try:

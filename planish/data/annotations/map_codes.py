@@ -22,8 +22,9 @@ from planish.progress import note
 IGNORED = 255
 _LARGEST_CODE = 65535
 _MOST = 255  # maximum number of classes in an 8-bit map
-LOSSY_SUFFIXES = (".jpg", ".jpeg")
-NAME_FILES = ("classes.txt", "labels.txt", "class_names.txt", "classes.json", "class_dict.csv", "classes.csv")
+_JPEG = b"\xff\xd8\xff"  # the first bytes of JPEG files
+_COLOUR_MAP = "labelmap.txt"  # of CVAT: NAME:RED,GREEN,BLUE:PARTS:ACTIONS
+NAME_FILES = ("classes.txt", "labels.txt", "class_names.txt", "classes.json", "class_dict.csv", "classes.csv", "_classes.csv", _COLOUR_MAP)
 _VOC = (
     "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog", "horse",
     "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
@@ -95,6 +96,12 @@ def size_in(file: Path) -> tuple[int, int]:
     """Height and width of a mask file; only the header is read."""
     with open_bounded(file) as stream, Image.open(stream, formats=FORMATS) as image:
         return image.height, image.width
+
+
+def is_lossy(file: Path) -> bool:
+    """Whether a mask file is a JPEG, whatever its suffix; only the first bytes are read."""
+    with open_bounded(file) as stream:
+        return stream.read(len(_JPEG)) == _JPEG
 
 
 def is_8_bit(file: Path) -> bool:
@@ -199,7 +206,7 @@ def lossy_codes(root: Path, files: Sequence[Path], seen: frozenset[int]) -> Pixe
     if not all(code < 256 or _is_grey(code) for code in seen) or set(greys) <= {0, IGNORED}:
         return None
     given, source = _given(root)
-    lossy = any(file.suffix.lower() in LOSSY_SUFFIXES for file in files)
+    lossy = any(map(is_lossy, files))
     if given:
         if not lossy or set(greys) <= set(given):
             return None
@@ -223,9 +230,10 @@ def lossy_codes(root: Path, files: Sequence[Path], seen: frozenset[int]) -> Pixe
         note(f"masks are black and white with {100 * strays.sum() / counts.sum():.1f} % of other greys, as of JPEG: they are cut at 128")
         return _all_greys([int(grey >= 128) for grey in range(256)], ("background", "class 1"))
     groups = 1 + int((np.diff(greys) > _NOISE).sum())
-    if lossy and 1 < groups < len(greys):
+    if lossy and groups < len(greys):
         raise DataError(
-            f"masks in JPEG hold {len(greys)} values in {groups} groups, and nothing names them", "JPEG changes values",
+            f"masks in JPEG hold {len(greys)} values in {groups} {'groups' if groups > 1 else 'group'}, and nothing names them",
+            "JPEG changes values",
             "save the masks as PNG, or name the values that are meant in classes.json",
         )  # fmt: skip
     return None
@@ -251,9 +259,10 @@ def _grey_counts(files: Sequence[Path]) -> npt.NDArray[np.int64]:
 
 def _given(root: Path) -> tuple[dict[int, str], str]:
     """Class names by value or colour from the class file of a data set, and the name of that file; empty if there is none."""
-    for name in NAME_FILES:
-        if not (file := root / name).is_file():
+    for file in (root / name for name in NAME_FILES):
+        if not file.is_file():
             continue
+        name = file.name
         try:
             text = read_text(file)
             if file.suffix == ".json":
@@ -261,11 +270,15 @@ def _given(root: Path) -> tuple[dict[int, str], str]:
             if file.suffix == ".csv":
                 delimiter = max(",;\t", key=text.split("\n", 1)[0].count)
                 return _of_table(list(csv.reader(text.splitlines(), delimiter=delimiter, skipinitialspace=True))), name
-            return dict(enumerate(line.strip() for line in text.splitlines() if line.strip())), name
+            lines = [line.strip() for line in text.splitlines() if line.strip()]
+            if name == _COLOUR_MAP:
+                fields = [line.split(":") for line in lines if not line.startswith("#")]
+                return {_code(field[1].split(",")): field[0] for field in fields}, name
+            return dict(enumerate(lines)), name
         except DAMAGED as error:
             raise DataError(
                 f"{file} cannot be understood: {describe(error)}",
-                "it has a name per line, JSON of names and values, or CSV: name, r, g, b; name, value; or value, name",
+                "it has a name per line, JSON of names and values, CSV (name, r, g, b; name, value; or value, name), or NAME:R,G,B::",
             ) from error
     return {}, "no file"
 

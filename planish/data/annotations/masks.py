@@ -20,21 +20,23 @@ from planish.data.annotations.annotated_image import AnnotatedImage, ObjectAnnot
 from planish.data.annotations.map_codes import (
     BLACK,
     IGNORED,
-    LOSSY_SUFFIXES,
     PixelClasses,
     codes_in,
     is_8_bit,
+    is_lossy,
     lossy_codes,
     named_codes,
     read_codes,
     require_one_palette,
 )
-from planish.data.annotations.voc import given_splits
+from planish.data.annotations.voc import given_splits, split_of
 from planish.data.sources.listing import IMAGE_FOLDERS, MASK_FOLDERS, SPLIT_WORDS, GivenSplit, image_files
+from planish.errors import DataError
 from planish.progress import Stage, note
 
 _OBJECTS = ("instances", "segmentationobject")
 _ENDINGS = ("", "_mask", "_masks", "_label", "_labels", "_gt", "_l", "_seg", "_segmentation", "_labeltrainids", "_labelids", "_annotation")
+_BESIDE = ("_mask", "_label", "_gt", "_segmentation")  # endings of masks in the folder of their images
 # Cityscapes: image x_leftImg8bit, mask x_gtFine_labelIds
 _OF_IMAGE = ("_leftimg8bit", "_image", "_img", "_sat")
 _OF_MASK = ("_gtfine", "_gtcoarse")
@@ -68,7 +70,8 @@ def masked_images(root: Path) -> list[Masked]:
     found = []
     by_name: dict[Path, dict[str, Path]] = {}
     _beside.cache_clear()  # folders may have been added since the last call
-    for image in image_files(root):
+    files = image_files(root)
+    for image in files:
         parts = image.relative_to(root).parts
         for place in (i for i, part in enumerate(parts[:-1]) if part.lower() in IMAGE_FOLDERS):
             base, inner = root.joinpath(*parts[:place]), parts[place + 1 : -1]
@@ -78,7 +81,19 @@ def masked_images(root: Path) -> list[Masked]:
             if labels or objects or singles:
                 found.append(Masked(image, labels, objects, singles))
                 break
-    return sorted(found, key=lambda one: one.image)
+    return sorted(found or _masks_beside(files), key=lambda one: one.image)
+
+
+def _masks_beside(files: list[Path]) -> list[Masked]:
+    """The images that have a mask next to them, such as ``1.jpg`` and ``1_mask.png``; none unless most images have one."""
+    by_name = {(file.parent, file.stem.lower()): file for file in files}
+    masks = {
+        image: by_name[image.parent, image.stem.lower() + ending]
+        for image in files
+        for ending in _BESIDE
+        if (image.parent, image.stem.lower() + ending) in by_name
+    }
+    return [Masked(image, mask, None, ()) for image, mask in masks.items()] if 3 * len(masks) > len(files) else []
 
 
 def read_label_maps(root: Path, masked: list[Masked]) -> tuple[list[AnnotatedImage], PixelClasses]:
@@ -129,7 +144,7 @@ def read_object_masks(root: Path, masked: list[Masked]) -> tuple[list[AnnotatedI
 def _of_singles(one: Masked) -> Iterator[ObjectAnnotation]:
     for file in one.singles:
         codes = read_codes(file)
-        inside = ~np.isin(codes, _BACKGROUND) & (codes >= (_MIDDLE_GREY if file.suffix.lower() in LOSSY_SUFFIXES else 0))
+        inside = ~np.isin(codes, _BACKGROUND) & (codes >= (_MIDDLE_GREY if is_lossy(file) else 0))
         named = _NUMBERED.fullmatch(file.stem)
         between = file.parent.name if file.parent.name != one.image.stem and file.parent.name.lower() not in MASK_FOLDERS else ""
         if (found := _object(between or (named[1].strip() if named else "object"), inside)) is not None:
@@ -137,8 +152,14 @@ def _of_singles(one: Masked) -> Iterator[ObjectAnnotation]:
 
 
 def _of_map(one: Masked, names: dict[int, str], with_ignored: list[Path]) -> Iterator[ObjectAnnotation]:
-    """The objects of an instance map; adds its file to ``with_ignored`` if it has ignored pixels."""
+    """The objects of an instance map; adds its file to ``with_ignored`` if it has ignored pixels.
+
+    Raises:
+        DataError: it is a JPEG, or cannot be read.
+    """
     assert one.objects is not None
+    if is_lossy(one.objects):
+        raise DataError(f"the instance map {one.objects} is a JPEG", "each value is an object, and JPEG changes values", "save it as PNG")
     numbers = read_codes(one.objects)
     kinds = read_codes(one.labels) if one.labels else None
     for number in np.unique(numbers):
@@ -217,6 +238,6 @@ def _key(root: Path, image: Path) -> str:
     return image.relative_to(root).as_posix()
 
 
-def _split(root: Path, image: Path, splits: dict[str, GivenSplit]) -> GivenSplit | None:
+def _split(root: Path, image: Path, splits: dict[tuple[Path, str], GivenSplit]) -> GivenSplit | None:
     words = (part.lower() for part in image.relative_to(root).parts[:-1])
-    return splits.get(image.stem) or next((SPLIT_WORDS[word] for word in words if word in SPLIT_WORDS), None)
+    return split_of(splits, image) or next((SPLIT_WORDS[word] for word in words if word in SPLIT_WORDS), None)

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from planish.data.annotations.annotated_image import AnnotatedImage, ObjectAnnotation
 from planish.data.preprocessing import LARGEST_PIXELS, image_damage_reported, open_header
@@ -18,6 +19,7 @@ from planish.files.reading import DAMAGED, describe, open_bounded
 _TURNED = (5, 6, 7, 8)  # EXIF orientations that swap height and width
 _ORIENTATION = 274
 _LONGEST_OUTLINE = 10_000_000  # pixels
+_FEW_BOXES, _MANY = 3, 0.25  # the number of boxes, and the share of them beyond the image, from which on it is no coincidence
 
 
 def size_of(noted: AnnotatedImage) -> tuple[int, int]:
@@ -33,6 +35,17 @@ def size_of(noted: AnnotatedImage) -> tuple[int, int]:
             return (width, height) if turned else (height, width)
     except OSError as error:
         raise DataError(f"the image {str(noted.path)!r} cannot be opened: {describe(error)}") from error
+
+
+def are_corners(first: npt.NDArray[np.float64], second: npt.NDArray[np.float64], beyond: npt.NDArray[np.bool_]) -> bool:
+    """Whether boxes are written as two corners, where a position and an extent are expected.
+
+    Args:
+        first: the first two numbers of each box, ``(N, 2)``.
+        second: the other two, ``(N, 2)``.
+        beyond: whether a box goes beyond its image in x and y if the numbers are read as expected, ``(N, 2)``.
+    """
+    return len(first) >= _FEW_BOXES and bool((second > first).all()) and float(beyond.any(axis=1).mean()) >= _MANY
 
 
 def objects_of(noted: AnnotatedImage, height: int, width: int, number: Mapping[str, int], masks: bool) -> tuple[Objects, list[str]]:
@@ -70,7 +83,8 @@ def objects_of(noted: AnnotatedImage, height: int, width: int, number: Mapping[s
             try:
                 lengths = encode_mask(_scaled(one.mask, down, across), height, width) if masks else None
             except DAMAGED as error:
-                faults.append(f"the mask of box {place} ({one.label}) cannot be understood: {describe(error)}")
+                reason = str(error) if isinstance(error, ValueError) else describe(error)
+                faults.append(f"the mask of box {place} ({one.label}) cannot be understood: {reason}")
                 continue
             kept.append((one, cut, lengths))
     boxes = np.array([cut for _, cut, _ in kept], np.float64).reshape(-1, 4)
@@ -102,6 +116,8 @@ def encode_mask(mask: Any, height: int, width: int) -> dict[str, Any]:
     from pycocotools import mask as coco
 
     if isinstance(mask, Sequence) and not isinstance(mask, str):
+        if any(not isinstance(polygon, list | tuple) or any(isinstance(v, list | tuple) for v in polygon) for polygon in mask):
+            raise ValueError("it is not a list of polygons of numbers: [[x, y, x, y, ...], ...]")
         polygons = [list(map(float, polygon)) for polygon in mask]
         if not polygons or any(len(polygon) < 6 or len(polygon) % 2 for polygon in polygons):
             raise ValueError("a polygon has at least three corners, x and y of each")

@@ -6,6 +6,7 @@ write such files often count from 0; either interpretation is off by at most hal
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from xml.etree import ElementTree
 from xml.parsers import expat
@@ -49,13 +50,17 @@ def read_voc(
     lost = sum(sum(1 for _ in _parse(file).iter("object")) for file in alone)
     inventory.leave_out("annotation files", "no image of that name", alone, root, lost)
     images = []
+    of_image: dict[Path, Path] = {}
     for file, path in files.items():
         if path is None:
             continue
         tree = _parse(file)
         size = tree.find("size")
         height, width = (_side(size, n, file) for n in ("height", "width")) if size is not None else (0, 0)
-        split = splits.get(path.stem) or next(
+        if path in of_image:
+            raise DataError(f"{of_image[path]} and {file} are both of the image {path.name}", "an image has one XML file", "remove one")
+        of_image[path] = file
+        split = split_of(splits, path) or next(
             (SPLIT_WORDS[p.lower()] for p in path.relative_to(root).parts[:-1] if p.lower() in SPLIT_WORDS), None
         )
         objects, faults = [], []
@@ -66,7 +71,7 @@ def read_voc(
                 faults.append(f"object {place} in {file.name} {error}")
         noted = (height, width) if height and width else None
         images.append(AnnotatedImage(path.relative_to(root).as_posix(), path, split, tuple(objects), noted, faults=tuple(faults)))
-    if absent := sorted(set(splits) - {path.stem for path in files.values() if path is not None}):
+    if absent := sorted({stem for _, stem in splits} - {path.stem for path in files.values() if path is not None}):
         note(f"{len(absent)} names in ImageSets have no image with an XML file, for example {', '.join(absent[:3])}")
     names = sorted({o.label for image in images for o in image.objects})
     return sorted(images, key=lambda image: image.key), tuple(names)
@@ -119,23 +124,31 @@ def _parse(file: Path) -> ElementTree.Element:
 
 def _image(root: Path, file: Path, by_stem: dict[Path, dict[str, Path]]) -> Path | None:
     """The image of an XML file, whatever the case of its extension; ``by_stem`` caches the images of each folder."""
-    for folder in (file.parent, file.parent.parent / "JPEGImages", file.parent.parent / "images"):
+    inner = file.parent.relative_to(root).parts
+    # such as annotations/train/ beside images/train/, and annotations/xmls/ beside images/
+    above = [(root.joinpath(*inner[:i]), inner[i + 1 :]) for i in reversed(range(len(inner)))]
+    places = [base.joinpath(word, *rest) for base, below in above for rest in (below, ()) for word in ("JPEGImages", "images")]
+    for folder in dict.fromkeys((file.parent, *places)):
         if folder not in by_stem:
-            there = sorted(folder.iterdir(), reverse=True) if folder.is_relative_to(root) and folder.is_dir() else []
+            there = sorted(folder.iterdir(), reverse=True) if folder.is_dir() else []
             by_stem[folder] = {path.stem: path for path in there if path.suffix.lower() in EXTENSIONS}
         if file.stem in by_stem[folder]:
             return by_stem[folder][file.stem]
     return None
 
 
-def given_splits(root: Path) -> dict[str, GivenSplit]:
-    """The splits in ``ImageSets/Main/train.txt`` and similar files, by the stem of the image.
+def given_splits(root: Path) -> dict[tuple[Path, str], GivenSplit]:
+    """The splits in ``ImageSets/Main/train.txt`` and similar files, by the folder that they hold for and the stem of the image.
+
+    With several ``ImageSets``, as of VOC2007 and VOC2012, each holds for the folder that it is in; a single one holds for ``root``.
 
     Raises:
         DataError: an image is in two splits of one folder.
     """
-    found: dict[str, GivenSplit] = {}
-    for folder in sorted(f for f in root.rglob("ImageSets/*") if f.is_dir()):
+    found: dict[tuple[Path, str], GivenSplit] = {}
+    folders = sorted(f for f in root.rglob("ImageSets/*") if f.is_dir())
+    several = len({folder.parent for folder in folders}) > 1
+    for folder in folders:
         here: dict[str, GivenSplit] = {}
         for file in sorted(folder.glob("*.txt")):
             if (split := SPLIT_WORDS.get(file.stem)) is None:
@@ -145,8 +158,13 @@ def given_splits(root: Path) -> dict[str, GivenSplit]:
             for stem in _stems(lines):
                 if here.setdefault(stem, split) != split:
                     raise DataError(f"{folder} has {stem!r} in {here[stem]} and in {split}", "an image is of one split")
-        found |= here
+        found |= {(folder.parent.parent if several else root, stem): split for stem, split in here.items()}
     return found
+
+
+def split_of(splits: Mapping[tuple[Path, str], GivenSplit], image: Path) -> GivenSplit | None:
+    """The split of an image in ``given_splits``; None if it is in none."""
+    return next((splits[folder, image.stem] for folder in image.parents if (folder, image.stem) in splits), None) if splits else None
 
 
 def _stems(lines: list[str]) -> list[str]:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from planish.data.annotations.annotated_image import AnnotatedImage, ObjectAnnotation, note_unused
-from planish.data.annotations.validation import size_of
+from planish.data.annotations.validation import are_corners, size_of
 from planish.data.annotations.yolo_text import class_number, has_label_line
 from planish.data.sources.inventory import Inventory
 from planish.data.sources.listing import SPLIT_WORDS, GivenSplit, files_below, image_files
@@ -22,11 +22,12 @@ from planish.files.reading import read_text, real_path
 from planish.progress import note
 
 _NAME_FILES = ("classes.txt", "obj.names", "names.txt")
+_BOX = 5  # values per line of boxes: class, centre and size
 _ORIENTED = 9  # values per line of oriented boxes: class and four corners
 _FEW_LINES = 3  # from this number of lines on, it is no coincidence if polygons look like boxes with key points
 _INSIDE = 0.001  # tolerance for key points that rounding puts outside their box
+_BEYOND_EDGE = (-0.01, 1.01)  # sides of boxes outside this range are not due to rounding
 _BEYOND = 1.001  # upper bound of normalized coordinates, with a tolerance for rounding
-_WORDS: dict[str, GivenSplit] = {"train": "train", "val": "validation", "test": "test"}  # split keys of the YAML file
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,6 @@ def yolo_layout(root: Path, inventory: Inventory | None = None, description: Pat
     images = image_files(root)
     texts = {image: _text(root, image) for image in images}
     inventory.use(text for text in texts.values() if text is not None)
-    inventory.use(folder / name for folder in (root, root / "labels") for name in _NAME_FILES)
     described = _yaml(root, description)
     given = {} if described is None else _numbered(*described)
     if described is not None:
@@ -75,14 +75,15 @@ def yolo_layout(root: Path, inventory: Inventory | None = None, description: Pat
     if described is None or "train" not in described[1]:
         texts = _without_orphans(root, texts, inventory)
         splits = {i: SPLIT_WORDS[w] for i in images for w in map(str.lower, i.relative_to(root).parts[:-1]) if w in SPLIT_WORDS}
-        return Layout(texts, splits, given or _names(root))
+        return Layout(texts, splits, given or _names(root, texts, inventory))
     file, content = described
     if content.get("kpt_shape"):
         raise DataError(
             f"{file.name} has kpt_shape: its labels are boxes with key points", "boxes or polygons are read", "export boxes alone"
         )
     splits = {}
-    for word, split in _WORDS.items():
+    order: tuple[GivenSplit, ...] = ("train", "validation", "test")
+    for split, word in ((split, word) for split in order for word in content if SPLIT_WORDS.get(word) == split):
         listed = _listed(root, file, content, word, images, inventory)
         twice = [image for image in listed if image in splits]
         if twice and len(twice) == len(listed):
@@ -156,6 +157,7 @@ def read_yolo(root: Path, layout: Layout) -> tuple[list[AnnotatedImage], tuple[s
     rows = {image: _rows(text) if text is not None else [] for image, text in layout.texts.items()}
     numbers = {number for lines in rows.values() for _, words in lines if words and (number := class_number(words[0])) is not None}
     names = layout.names or {number: f"class {number}" for number in sorted(numbers)}
+    _refuse_corners([words for lines in rows.values() for _, words in lines if len(words) == _BOX])
     _refuse_other_kinds([words for lines in rows.values() for _, words in lines])
     if len(set(names.values())) < len(names):
         note("several classes have one name: they are taken as one")
@@ -177,6 +179,24 @@ def read_yolo(root: Path, layout: Layout) -> tuple[list[AnnotatedImage], tuple[s
     ordered = tuple(dict.fromkeys(names[number] for number in sorted(names)))
     note_unused(ordered, [one for image in images for one in image.objects])
     return sorted(images, key=lambda one: one.key), ordered
+
+
+def _refuse_corners(lines: list[list[str]]) -> None:
+    """Raises:
+    DataError: boxes are left, top, right and bottom.
+    """
+    try:
+        values = np.array([words[1:] for words in lines], np.float64).reshape(-1, 4)
+    except ValueError:
+        return
+    first, second = values[:, :2], values[:, 2:]
+    beyond = (first - second / 2 < _BEYOND_EDGE[0]) | (first + second / 2 > _BEYOND_EDGE[1])
+    if (np.abs(values) <= _BEYOND).all() and are_corners(first, second, beyond):
+        raise DataError(
+            "boxes are left, top, right and bottom: read as x, y, width and height, many go beyond the image",
+            "a line is class, x and y of the centre, width and height, as shares of the sides",
+            "convert them",
+        )
 
 
 def _refuse_other_kinds(lines: list[list[str]]) -> None:
@@ -243,7 +263,7 @@ def _text(root: Path, image: Path) -> Path | None:
     """The label file of an image, or None: next to the image, or at the same place below ``labels`` as the image is below ``images``."""
     parts = list(image.relative_to(root).parts)
     places = [i for i, part in enumerate(parts[:-1]) if part.lower() == "images"]
-    apart = [root.joinpath(*parts[:i], "labels", *parts[i + 1 :]) for i in places]
+    apart = [root.joinpath(*parts[:i], word, *parts[i + 1 :]) for i in places for word in ("labels", "Labels", "LABELS")]
     found = [file.with_suffix(suffix) for file in (image, *apart) for suffix in (".txt", ".TXT")]
     return next((text for text in found if text.is_file() and text.name not in _NAME_FILES), None)
 
@@ -293,7 +313,7 @@ def _listed(root: Path, file: Path, content: dict[str, Any], word: str, images: 
             (real_path(guess) for guess in guesses if guess.exists() and real_path(guess).is_relative_to(real_path(root))),
             None,
         )
-        if place is None and word == "test":  # Roboflow writes it even if there are no test images
+        if place is None and SPLIT_WORDS[word] == "test":  # Roboflow writes it even if there are no test images
             inventory.assume(f"{file.name} names {entry} for test, which does not exist: test is cut from train")
             continue
         if place is None:
@@ -338,10 +358,31 @@ def _text_of(file: Path, errors: str = "strict") -> str:
         raise DataError(f"{file} cannot be read: {first_line(error)}", "it is a text file in UTF-8", "save it so") from error
 
 
-def _names(root: Path) -> dict[int, str]:
-    """Class names by index, from ``classes.txt`` or a similar file with a name per line; empty if there is none."""
-    for folder in (root, root / "labels"):
-        for name in _NAME_FILES:
-            if (file := folder / name).is_file():
-                return dict(enumerate(line.strip() for line in _text_of(file).splitlines() if line.strip()))
-    return {}
+def _names(root: Path, texts: dict[Path, Path | None], inventory: Inventory) -> dict[int, str]:
+    """Class names by index, from ``classes.txt`` or a similar file with a name per line; empty if there is none.
+
+    Args:
+        root: the folder; its own file is preferred to those beside label files.
+        texts: label file of each image, or None.
+        inventory: records the files that are read.
+
+    Raises:
+        DataError: files beside label files differ, or a line between names is empty.
+    """
+    beside = sorted({text.parent for text in texts.values() if text is not None} - {root})
+    found: tuple[Path, list[str]] | None = None
+    for folder in (root, root / "labels", *beside):
+        file = next((folder / name for name in _NAME_FILES if (folder / name).is_file()), None)
+        if file is None:
+            continue
+        inventory.use([file])
+        names = [line.strip() for line in _text_of(file).rstrip().splitlines()]
+        if "" in names:
+            raise DataError(
+                f"{file}, line {names.index('') + 1} is empty", "each line is the name of a class, from class 0 on", "delete it"
+            )
+        if found is None:
+            found = file, names
+        elif found[0].parent != root and names != found[1]:
+            raise DataError(f"{found[0]} and {file} name other classes", "all label files number alike", f"put one {file.name} in {root}")
+    return {} if found is None else dict(enumerate(found[1]))

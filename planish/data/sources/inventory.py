@@ -162,7 +162,7 @@ def _kind(file: Path, root: Path, unlabelled: str) -> tuple[str, str]:
         return "images", f"{_NOT_READ[suffix]} files ({suffix}) are not read; convert them to PNG or JPEG"
     if (name := foreign_format(file)) is not None:
         return "annotation files", f"{name} is not read; convert it to COCO JSON"
-    if suffix in (".csv", ".jsonl", ".ndjson"):
+    if suffix in (".csv", ".tsv", ".jsonl", ".ndjson"):
         return "files", "manifests are read where DATA names them"
     if suffix in (".json", ".xml", ".txt", ".yaml", ".yml"):
         return "files", f"no annotations of this layout, {suffix}"

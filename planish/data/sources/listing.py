@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -26,10 +27,26 @@ SPLIT_WORDS: dict[str, GivenSplit] = {
     **{f"{word}{between}set": split for word, split in _SETS for between in ("", "_", "-")},
 }
 IMAGE_FOLDERS = {"images", "image", "imgs", "img", "jpegimages", "img_dir", "leftimg8bit"}
-MASK_FOLDERS = {"masks", "mask", "labels", "label", "annotations", "segmentationclass", "gt", "groundtruth", "ann_dir", "gtfine"}
+MASK_FOLDERS = {
+    "masks",
+    "mask",
+    "labels",
+    "label",
+    "annotations",
+    "segmentationclass",
+    "gt",
+    "groundtruth",
+    "ground_truth",
+    "ann_dir",
+    "gtfine",
+}
 EXTENSIONS = {
     *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".bmp", ".gif", ".tif", ".tiff", ".webp"),
     *(".ppm", ".pgm", ".pbm", ".jp2", ".j2k", ".avif"),
+}
+
+_OF_SYSTEMS = {  # files and folders that operating systems and Python make
+    *("__macosx", "thumbs.db", "desktop.ini", "@eadir", "$recycle.bin", "system volume information", "lost+found", "__pycache__"),
 }
 
 
@@ -72,7 +89,8 @@ class Listed:
 def list_folder(root: Path, layout: str | None = None) -> list[Listed]:
     """List the image files in class folders, with or without ``train/ val/ test/`` above them, sorted by key.
 
-    Hidden files, ``__MACOSX``, files without an image extension, and folders already visited through a link are skipped.
+    Images of a held-out split without class folders have no labels, and are skipped if ``train/`` has classes. Hidden files, files of
+    operating systems, files without an image extension, and folders already visited through a link are skipped.
 
     Args:
         root: the folder.
@@ -109,6 +127,8 @@ def list_folder(root: Path, layout: str | None = None) -> list[Listed]:
     except PermissionError as error:
         raise DataError(f"folder {str(root)!r} cannot be read: {error.strerror}") from error
     folder_of = {split: same[0] for split, same in splits.items()}
+    if classes.get("train"):  # images to be labelled, as in competitions: the inventory reports them
+        classes = {split: own for split, own in classes.items() if own or split == "train" or not image_files(folder_of[split])}
     listed = [item for split, own in classes.items() for item in _list_classes(root, folder_of.get(split, root), split, own)]
     return sorted(listed, key=lambda item: item.key)
 
@@ -120,11 +140,12 @@ def _refuse_other_layouts(root: Path, folders: list[Path]) -> None:
         DataError: the folders are images and masks whose names do not match, images next to annotation files, or splits or batches.
     """
     names = {folder.name.lower() for folder in folders}
-    if names & IMAGE_FOLDERS and names & MASK_FOLDERS:
+    if names & IMAGE_FOLDERS and (names & MASK_FOLDERS or _same_stems(folders)):
         raise DataError(
-            f"{str(root)!r} has the folders {_names(folders)}: images and masks whose files do not belong together by name",
-            "a mask has the name of its image, perhaps with _mask, _label or _segmentation after it",
-            "rename the masks; --layout classes takes each folder as a class",
+            f"{str(root)!r} has the folders {_names(folders)}: images and masks or label files that do not belong together by name",
+            "a mask is an image in masks/ or labels/ with the name of its image, perhaps with _mask, _label or _segmentation after it; "
+            "a label file has that name as well",
+            "rename them, and save masks as PNG; --layout classes takes each folder as a class",
         )
     if names and names <= {"labels", "images", "annotations"}:
         raise DataError(
@@ -156,6 +177,12 @@ def _refuse_other_layouts(root: Path, folders: list[Path]) -> None:
         )
 
 
+def _same_stems(folders: list[Path]) -> bool:
+    """Whether there are two folders or more, and their files have the same names except for suffixes."""
+    stems = [{file.stem for file in folder.iterdir() if not _ignored(file.name)} for folder in folders]
+    return len(stems) > 1 and bool(stems[0]) and all(each == stems[0] for each in stems)
+
+
 def _list_classes(root: Path, folder: Path, split: GivenSplit | None, classes: list[Path] | None = None) -> list[Listed]:
     classes = _subfolders(folder) if classes is None else classes
     if not classes:
@@ -171,7 +198,7 @@ def _list_classes(root: Path, folder: Path, split: GivenSplit | None, classes: l
             files = image_files(class_folder)
         except PermissionError as error:
             raise DataError(f"folder {str(error.filename)!r} cannot be read: {error.strerror}") from error
-        listed += [Listed(p.relative_to(root).as_posix(), p, class_folder.name, split) for p in files]
+        listed += [Listed(p.relative_to(root).as_posix(), p, _class_name(class_folder), split) for p in files]
         if not files:
             empty.append(class_folder.name)
     if len(empty) == len(classes):
@@ -183,6 +210,11 @@ def _list_classes(root: Path, folder: Path, split: GivenSplit | None, classes: l
             "delete the folder or fill it",
         )
     return listed
+
+
+def _class_name(folder: Path) -> str:
+    """The name of a folder; accents have another Unicode form on macOS, and would make another class."""
+    return unicodedata.normalize("NFC", folder.name)
 
 
 def _subfolders(folder: Path) -> list[Path]:
@@ -218,7 +250,7 @@ def files_below(folder: Path, recursive: bool = True) -> list[Path]:
 
 
 def _ignored(name: str) -> bool:
-    return name.startswith(".") or name in ("__MACOSX", "Thumbs.db", "@eaDir")
+    return name.startswith(".") or name.lower() in _OF_SYSTEMS
 
 
 def _names(folders: list[Path]) -> str:

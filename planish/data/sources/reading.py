@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import copy
+import unicodedata
+from collections import Counter
+from collections.abc import Collection
 from pathlib import Path
 
 from planish.data.annotations.kinds import fitting_kind
@@ -18,6 +21,8 @@ from planish.files.reading import wrap_parse_errors
 from planish.printable import printable_names
 from planish.progress import collecting_notes, note
 from planish.task import USUAL_TASKS, annotations_for
+
+_ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar")
 
 
 def with_layout(source: str, layout: str | None) -> str:
@@ -101,8 +106,25 @@ def _read(source: str | Path, root: Path, task: str | None) -> tuple[str, DataSo
         content = _content(name, path, task, layout, inventory).printable()
     for text in notes:
         inventory.assume(text)
+    if similar := _similar(_class_names(content)):
+        inventory.assume(f"classes whose names differ only in case or spaces are different classes: {', '.join(map(repr, similar[:10]))}")
     inventory.layout, inventory.task, inventory.images_used = content.how, content.task, len(content.images)
     return name, content
+
+
+def _class_names(content: DataSource) -> Collection[str]:
+    if isinstance(content, LabelledFiles):
+        return {item.label for item in content.images}
+    if isinstance(content, AnnotatedFiles):
+        return content.class_names
+    return content.codes.class_names if isinstance(content, LabelMapFiles) else ()
+
+
+def _similar(names: Collection[str]) -> list[str]:
+    """The names that equal another one except for case and spaces."""
+    plain = {name: "".join(name.casefold().split()) for name in names}
+    count = Counter(plain.values())
+    return sorted((name for name in names if count[plain[name]] > 1), key=lambda name: (plain[name], name))
 
 
 def _content(name: str, path: Path, task: str | None, layout: str | None, inventory: Inventory) -> DataSource:
@@ -123,10 +145,16 @@ def _content(name: str, path: Path, task: str | None, layout: str | None, invent
     if path.is_dir():
         if layout is None:
             _refuse_foreign_annotations(path)
-        return LabelledFiles(name, list_folder(path, layout), used_for, "class folders", inventory)
-    if path.suffix.lower() in (".csv", ".jsonl", ".ndjson", ".json"):
+        listed = list_folder(path, layout)
+        if inner := [item for item in listed if unicodedata.normalize("NFC", item.path.parent.name) != item.label]:
+            inventory.assume(f"{len(inner)} images are in subfolders of class folders: {inner[0].key} is of the class {inner[0].label!r}")
+        return LabelledFiles(name, listed, used_for, "class folders", inventory)
+    if path.suffix.lower() in (".csv", ".tsv", ".jsonl", ".ndjson", ".json"):
         return LabelledFiles(name, list_manifest(path, inventory), used_for, "manifest", inventory)
-    raise DataError(f"{str(path)!r} is a file ending in {path.suffix!r}", "a manifest ends in .csv or .jsonl; else data is a folder")
+    fix = "unpack it and give the folder" if path.suffix.lower() in _ARCHIVES else ""
+    raise DataError(
+        f"{str(path)!r} is a file ending in {path.suffix!r}", "a manifest ends in .csv, .tsv or .jsonl; else data is a folder", fix
+    )
 
 
 def _refuse_foreign_annotations(root: Path) -> None:

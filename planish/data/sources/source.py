@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -344,7 +345,11 @@ def several_classes(name: str, listed: Sequence[Listed]) -> None:
     labels = {item.label for item in listed}
     if len(labels) < 2:
         found = f"only one class, {next(iter(labels))!r}" if labels else "no usable image"
-        raise DataError(f"{name!r} has {found}", "at least two classes are needed to tell apart", "each class has a folder of its own")
+        inner = sorted({parts[-1] for item in listed if item.label in (parts := Path(item.key).parts[:-1])[:-1]})
+        fix = f"if the folders in it are classes ({_listing(inner)}), give the folder that they are in" if len(inner) > 1 else ""
+        raise DataError(
+            f"{name!r} has {found}", "at least two classes are needed to tell apart", fix or "each class has a folder of its own"
+        )
 
 
 def _model_classes(declared: Sequence[str], class_names: Sequence[str] | None, used: Collection[str] | None = None) -> tuple[str, ...]:
