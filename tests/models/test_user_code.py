@@ -13,7 +13,7 @@ from torch import fx, nn
 
 from planish.artifact import Artifact
 from planish.compression import QuantizeAware
-from planish.errors import ModelError, TechniqueError
+from planish.errors import ModelError, TechniqueError, TrainingError
 from planish.evaluation.torch_predictor import TorchPredictor
 from planish.models import create
 from planish.models.storage import load_artifact, save_artifact
@@ -23,8 +23,10 @@ from planish.models.tracing import trace_graph
 from planish.settings import ModelSettings
 from planish.technique import resolve
 from planish.testing import write_shapes
+from planish.training.fit import fit
 from planish.training.prepare import Job, prepare_job
 from planish.training.schedules.freezing import LayerFreezer
+from planish.training.settings import FitSettings
 
 SIDE = 16
 NETWORKS = """
@@ -97,6 +99,18 @@ class AnswersAnyName(Net):
             return super().__getattr__(name)
         except AttributeError:
             return None
+
+
+class ChangesInPlace(Net):
+    def features(self, x):
+        x = F.relu(self.a(x))
+        x += 1
+        return F.relu_(self.b(x) + x).mean((2, 3))
+
+
+class Detached(Net):
+    def forward(self, x):
+        return super().forward(x).detach()
 
 
 class AutoEncoder(Net):
@@ -243,3 +257,12 @@ def test_what_a_network_prints_is_no_part_of_the_json_document(tmp_path: Path, s
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout)
     assert "loaded" in result.stderr
+
+
+@pytest.mark.parametrize(("name", "words"), [("ChangesInPlace", "changes in place"), ("Detached", "no gradient.*detach")])
+def test_what_prevents_gradients_is_explained(code: Path, shapes: Path, name: str, words: str):
+    job = job_of(code, shapes, name)
+    with pytest.raises(TrainingError, match=words):
+        fit(
+            job.artifact.module, job.task, job.artifact.input_spec, job.artifact.preprocessing, FitSettings(epochs=1, mixed_precision="off")
+        )
