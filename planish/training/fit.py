@@ -151,8 +151,8 @@ def fit(
         weights: sparsity or weight sharing that training preserves: the artifact's fact ``weights``, see ``SparsityConstraint``.
 
     Raises:
-        TrainingError: the loss is not finite, there are fewer than 2 training images, no parameter is trainable, the network's code prevents gradients, settings of weight
-            averaging conflict, or the checkpoint belongs to another training.
+        TrainingError: the loss is not finite, there are fewer than 2 training images, no parameter is trainable, the network's code
+            prevents gradients, settings of weight averaging conflict, or the checkpoint belongs to another training.
     """
     check_averaging(settings)
     begun, metric = monotonic(), metric_of(task)
