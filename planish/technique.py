@@ -98,4 +98,5 @@ def parameter_names(kind: type[Technique]) -> list[str]:
 
 def wrong_values(error: ValidationError) -> str:
     """Summarize a validation error: each invalid key and what is wrong with its value."""
-    return "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+    said = [(".".join(map(str, e["loc"])), e["msg"].removeprefix("Value error, ")) for e in error.errors()]
+    return "; ".join(f"{place}: {message}" if place else message for place, message in said)

@@ -76,6 +76,7 @@ def test_augmentations_are_written_as_a_mapping_of_what_is_on(tmp_path) -> None:
         ("- {name: distill, augmentation: {rotate: 500}}", "rotate: Input should be less than or equal to 180"),
         ("- {name: distill, augmentation: {rotation: 5}}", "rotation: Unexpected"),
         ("- {name: distill, augmentation: heavy}", "'none', 'light' or 'standard'"),
+        ("- {name: factorize, speedup: 1.5, runtime: null}", r"step 1 .factorize.: a speedup is measured"),
         ("- [", "cannot read the plan"),
     ],
 )

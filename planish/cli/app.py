@@ -7,6 +7,7 @@ import re
 import shlex
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext, redirect_stdout
 from typing import Annotated, Any, NoReturn
 
 from cyclopts import App, CycloptsError, Group, Parameter
@@ -85,11 +86,13 @@ def _run(function: Callable[..., Any], given: dict[str, Any], own: dict[str, Any
     hint = resume_hint(given.get("out")) if resumable else ""
     passed = {key: value for key, value in given.items() if value is not None}
     with running(debug=own["debug"], resume_hint=hint), invoked(shlex.join(["planish", *sys.argv[1:]])):
-        if name in _WITHOUT_PROGRESS:
-            result = _call(function, passed, watch_of(name, None))
-        else:
-            with progress() as shown:
-                result = _call(function, passed, watch_of(name, shown))
+        # what a user's network prints must not stand before the JSON document
+        with redirect_stdout(sys.stderr) if own.get("json") else nullcontext():
+            if name in _WITHOUT_PROGRESS:
+                result = _call(function, passed, watch_of(name, None))
+            else:
+                with progress() as shown:
+                    result = _call(function, passed, watch_of(name, shown))
         return print_result(name, result, given | own)
 
 

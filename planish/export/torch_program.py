@@ -14,7 +14,7 @@ from planish.data.normalisation import Normalise
 from planish.errors import ExportError
 from planish.export.checks.file_checks import named
 from planish.export.quiet import explain_export, quiet
-from planish.models.outputs import decoded
+from planish.models.outputs import decoded, decodes
 
 if TYPE_CHECKING:
     from planish.artifact import Artifact, Pixels
@@ -42,7 +42,7 @@ def program(artifact: Artifact, most: int, *, reads: bool = True, raw: bool = Fa
 
 def read_by(network: nn.Module, layers: nn.Module, *, raw: bool = False) -> nn.Module:
     """Append the network's ``decode``, if it has one, to layers that take pixels; ``raw`` returns the outputs before decoding as well."""
-    if not hasattr(network, "decode"):
+    if not decodes(network):
         return _PixelModel(layers)
     return _PixelModel(layers, lambda outputs: (named if raw else decoded)(network, outputs))
 

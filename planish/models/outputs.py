@@ -7,7 +7,7 @@ returns detections or label maps, and optionally ``distance(outputs, teacher)``,
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, fx, nn
@@ -19,15 +19,22 @@ from planish.errors import ModelError
 METHODS = ("loss", "decode", "distance")  # of a network, besides ``forward``
 
 
+def decodes(network: nn.Module | None) -> bool:
+    """Whether the network has a method ``decode``, which interprets its raw outputs."""
+    return callable(getattr(network, "decode", None))  # some networks answer any name with None
+
+
 def decoded(network: nn.Module, outputs: Any) -> dict[str, Tensor]:
     """The outputs by the names that they have in an exported file; ``logits`` unless the network has a ``decode`` method."""
-    found: dict[str, Tensor] = getattr(network, "decode", _logits)(outputs)
+    if not decodes(network):
+        return {"logits": outputs}
+    found: dict[str, Tensor] = cast(Any, network).decode(outputs)
     return found
 
 
 def copy_decoding_methods(network: nn.Module, borrower: nn.Module) -> None:
     """Copy ``loss``, ``decode`` and ``distance``, where ``network`` has them, to a module derived from it or wrapped around it."""
-    for name in METHODS:
+    for name in METHODS if decodes(network) else ():
         if hasattr(network, name):
             setattr(borrower, name, getattr(network, name))
 
@@ -77,7 +84,7 @@ def logits_and_auxiliary(outputs: Any, classes: int) -> tuple[Tensor, list[Tenso
 
 def raw(network: nn.Module, outputs: Any) -> dict[str, Tensor]:
     """The raw outputs that ``decode`` takes, by name; empty if the network has no ``decode``."""
-    if not hasattr(network, "decode"):
+    if not decodes(network):
         return {}
     return outputs if isinstance(outputs, dict) else {"raw": outputs}
 
@@ -91,7 +98,3 @@ def distance(outputs: Any, teacher: Any) -> Tensor:
     """The mean squared error between outputs and a teacher's, divided by the teacher's variance, averaged over all outputs; a scalar."""
     pairs = zip(tree_leaves(outputs), tree_leaves(teacher), strict=True)
     return torch.stack([functional.mse_loss(ours, theirs) / theirs.var().clamp_min(1e-12) for ours, theirs in pairs]).mean()
-
-
-def _logits(outputs: Any) -> dict[str, Any]:
-    return {"logits": outputs}

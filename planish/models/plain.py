@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -16,7 +16,7 @@ from torch.nn.utils.weight_norm import WeightNorm, remove_weight_norm
 from torch.utils._pytree import tree_leaves
 
 from planish.errors import ModelError, first_line
-from planish.models.outputs import logits_and_auxiliary
+from planish.models.outputs import decoded, logits_and_auxiliary
 
 _SAME = 1e-3  # tolerated difference of logits between two forward passes
 _HOOKS: dict[type, Callable[[nn.Module, str], Any]] = {WeightNorm: remove_weight_norm, SpectralNorm: remove_spectral_norm}
@@ -104,12 +104,13 @@ def check_eval_outputs(module: nn.Module, channels: int, image_size: int) -> lis
         Warnings if the outputs depend on the other images of the batch, or are probabilities.
 
     Raises:
-        ModelError: the outputs are random, NaN or infinite.
+        ModelError: the outputs are random, NaN or infinite, or a method of the network called ``decode`` does not take them.
     """
     network = copy.deepcopy(module).eval()
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         images = torch.rand(2, channels, image_size, image_size)
         first, again, alone = network(images.clone()), network(images.clone()), network(images[:1].clone())
+        _check_decode(network, first)
     if not first.isfinite().all():
         raise ModelError(
             "the network returns NaN or infinite logits", "it must be possible to train and evaluate it", "look at its weights"
@@ -126,6 +127,21 @@ def check_eval_outputs(module: nn.Module, channels: int, image_size: int) -> lis
     if first.min() >= 0 and (first.sum(1) - 1).abs().max() < _SAME:
         notes.append("the network returns probabilities, which are taken for logits: leave its softmax out, or return log_softmax")
     return notes
+
+
+def _check_decode(network: nn.Module, logits: torch.Tensor) -> None:
+    """Check that a method ``decode`` of a classifier, such as that of an autoencoder, is what Planish takes it for."""
+    try:
+        found = decoded(network, logits.clone())
+        named = isinstance(found, Mapping) and all(isinstance(part, torch.Tensor) for part in found.values())
+    except Exception:  # user code may raise anything
+        named = False
+    if not named:
+        raise ModelError(
+            "the network has a method decode() that does not turn its outputs into tensors by name",
+            "decode(outputs) is called on the outputs of every network that has it",
+            "give your own method another name, or wrap the network in a module without it",
+        )
 
 
 def bake_norms(module: nn.Module) -> list[str]:

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import copy
 import difflib
-import importlib.util
-import sys
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -15,7 +12,7 @@ from torch import nn
 
 from planish.artifact import Source
 from planish.errors import ModelError, first_line
-from planish.files.trust import file_sha256, require_trust, trust
+from planish.files.trust import file_sha256, trust
 from planish.models import resnet
 from planish.models.detection import Detector
 from planish.models.detection.levels import (
@@ -28,11 +25,19 @@ from planish.models.detection.levels import (
     levels_in,
     require_reach,
 )
-from planish.models.factories import call, from_package, installed_models
+from planish.models.factories import from_file, from_package, installed_models
 from planish.models.heads import torchvision as torchvision_heads
 from planish.models.heads.backbone import map_strides
 from planish.models.heads.build import Head, head_for, with_head
-from planish.models.heads.stem_and_classifier import WATCH_SIZE, find_classifier, replace_classifier, set_input_channels, shrink_stem
+from planish.models.heads.stem_and_classifier import (
+    WATCH_SIZE,
+    find_classifier,
+    logits_layer,
+    replace_classifier,
+    set_input_channels,
+    shrink_stem,
+)
+from planish.models.outputs import decodes
 from planish.models.plain import bake_norms, check_eval_outputs, check_training_outputs, unwrapped
 from planish.models.weights.checkpoints import State, aligned, read_checkpoint
 from planish.models.weights.loading import fit_weights, read_weights
@@ -40,7 +45,6 @@ from planish.models.weights.loading import fit_weights, read_weights
 # Up to this image size, a stem made for 224 pixels discards too much resolution: the last maps of a ResNet would have one pixel. At 64
 # pixels the changed stem would make a ResNet-18 16 times as expensive. See ``heads.stem_and_classifier.shrink_stem``.
 SMALL_IMAGE = 48
-RUNS_PYTHON = "a network is built by running the Python file"
 _WEIGHTS = (".pth", ".pt", ".ckpt", ".safetensors", ".bin")
 _AUXILIARY = ("aux", "AuxLogits")  # auxiliary classifiers, which GoogLeNet and Inception use when trained from scratch
 
@@ -84,7 +88,8 @@ def create(
     Args:
         model: ``resnet20``, ``resnet14x2`` (of this package, see ``resnet.NAMES``), a name that another package adds (entry point
             ``planish.models``), ``torchvision:NAME``, ``timm:NAME``, a bare NAME (looked up in that order), ``FILE.py:factory``, or an
-            ``nn.Module``. A factory is called with those of ``num_classes``, ``channels`` and ``in_chans`` that its signature has.
+            ``nn.Module``. A factory is called with those of ``num_classes`` and ``channels`` (or ``in_chans``,
+            ``in_channels``) that its signature has.
         num_classes: number of classes.
         channels: image channels, 1 or 3.
         image_size: shorter side in pixels. Up to ``SMALL_IMAGE`` the stem of a library's network is changed, unless the weights include a
@@ -167,9 +172,11 @@ def _built(source: Source, module: nn.Module | None = None, image_size: int = WA
                 "give it again: load_artifact(folder, module=...)",
             )
         module, notes = unwrapped(module, source.channels, image_size)
-        if not hasattr(module, "decode"):
-            classifier, outputs = find_classifier(module, source.channels, image_size)
-            module = module if outputs == source.num_classes else replace_classifier(module, classifier, source.num_classes)
+        if not decodes(module):
+            _, outputs = logits_layer(module, source.channels, image_size)
+            if outputs != source.num_classes:
+                classifier, _ = find_classifier(module, source.channels, image_size)
+                module = replace_classifier(module, classifier, source.num_classes)
         return module, notes
     kind, _, name = source.name.rpartition(":")
     if source.name in installed_models() and not resnet.is_ours(source.name):
@@ -177,7 +184,7 @@ def _built(source: Source, module: nn.Module | None = None, image_size: int = WA
     if kind == "":
         return resnet.resnet(name, source.num_classes, source.channels), []
     if kind not in ("torchvision", "timm"):
-        return unwrapped(_from_file(Path(kind), name, source), source.channels, image_size)
+        return unwrapped(from_file(Path(kind), name, source), source.channels, image_size)
     built = _torchvision(name, source.num_classes) if kind == "torchvision" else _timm(name, source.num_classes)
     if source.channels != 3:
         set_input_channels(built, source.channels)
@@ -206,7 +213,7 @@ def _handed_over(module: nn.Module, source: Source, image_size: int, weights: st
         raise ModelError("weights 'imagenet' for a network handed over in Python", "it comes with its own weights", "leave weights away")
     classes, channels = source.num_classes, source.channels
     inner, notes = unwrapped(module, channels, image_size)
-    classifier, had = find_classifier(inner, channels, image_size)
+    classifier, had = logits_layer(inner, channels, image_size)
     built, _ = _built(source, inner, image_size)
     notes += [] if had == classes else [f"the network has {had} outputs: a fresh classifier of {classes} takes their place"]
     new_classifier = had != classes
@@ -239,11 +246,11 @@ def _with_head(
     source = Source(name, num_classes, channels, sha256=_trusted_sha256(name), task=task, detections=detections)
     given = model if isinstance(model, nn.Module) else None
     own, did = None, list[str]()
-    if hasattr(given, "decode") or name.rpartition(":")[0].endswith(".py") or (name in installed_models() and not resnet.is_ours(name)):
+    if decodes(given) or name.rpartition(":")[0].endswith(".py") or (name in installed_models() and not resnet.is_ours(name)):
         own, did = _built(source, given)
-    if own is not None and hasattr(own, "decode"):
+    if own is not None and decodes(own):
         if weights is not None:
-            did += fit_weights(own, read_weights(Path(weights), own), "")[1]
+            did += fit_weights(own, read_weights(Path(weights), own), None)[1]
         did += bake_norms(own)
         if isinstance(own, Detector):
             require_reach(Levels(own.strides, own.bins), *training.sides(max(own.strides)))
@@ -382,30 +389,6 @@ def _timm(name: str, num_classes: int) -> nn.Module:
         raise ModelError(f"timm cannot make {name}: {first_line(error)}", f"it has {', '.join(tags[:8]) or 'no weights for it'}") from error
 
 
-def _from_file(path: Path, factory_name: str, source: Source) -> nn.Module:
-    factory_file(source.name)  # raises if the file does not exist
-    if source.sha256 and file_sha256(path) != source.sha256:
-        raise ModelError(
-            f"{path} has changed since this model was made from it", "a network is rebuilt from the same code", "bring it back"
-        )
-    require_trust(path, RUNS_PYTHON)
-    spec = importlib.util.spec_from_file_location(f"planish_factory_{path.stem}", path)
-    if spec is None or spec.loader is None:
-        raise ModelError(f"{path} cannot be imported", "it must be a Python file")
-    code = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = code  # dataclasses look their module up by name
-    try:
-        spec.loader.exec_module(code)
-    except Exception as error:
-        del sys.modules[spec.name]
-        raise ModelError(f"{path} does not run: {type(error).__name__}: {error}", "it is imported as a Python module") from error
-    factory: Callable[..., Any] | None = getattr(code, factory_name, None)
-    if not callable(factory):
-        near = [n for n, value in vars(code).items() if callable(value) and not n.startswith("_")]
-        raise ModelError(f"{path} has no function {factory_name!r}", f"it has {', '.join(near[:8]) or 'none'}", "use FILE.py:function")
-    return call(factory, f"{factory_name} in {path}", source)
-
-
 def factory_file(name: str) -> Path | None:
     """The Python file of ``FILE.py:factory``; None for any other name.
 
@@ -429,11 +412,17 @@ def _trusted_sha256(name: str) -> str:
     return file_sha256(file)
 
 
-def _check_classifier(module: nn.Module, num_classes: int, channels: int, image_size: int, name: str) -> str:
-    """Run the network on an image of this size, check its number of outputs, and return the name of the classifier layer."""
-    classifier, outputs = find_classifier(module, channels, image_size)
+def _check_classifier(module: nn.Module, num_classes: int, channels: int, image_size: int, name: str) -> str | None:
+    """Run the network on an image of this size, check its number of outputs, and return the name of the classifier layer if it has one."""
+    classifier, outputs = logits_layer(module, channels, image_size)
     if outputs != num_classes:
-        raise ModelError(f"{name} returns {outputs} logits", f"the data has {num_classes} classes", "let the factory take num_classes")
+        one = outputs == 1 and num_classes == 2
+        fix = (
+            "for one logit z of the second class return torch.cat([torch.zeros_like(z), z], 1)"
+            if one
+            else "let the factory take num_classes"
+        )
+        raise ModelError(f"{name} returns {outputs} logit{'s' * (outputs != 1)}", f"the data has {num_classes} classes", fix)
     return classifier
 
 

@@ -18,7 +18,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from planish.data.normalisation import Normalise
-from planish.errors import TrainingError
+from planish.errors import TrainingError, first_line
 from planish.evaluation.torch_predictor import TorchPredictor
 from planish.measurement import digits_of
 from planish.models.batch_norm import raise_momentum
@@ -151,8 +151,8 @@ def fit(
         weights: sparsity or weight sharing that training preserves: the artifact's fact ``weights``, see ``SparsityConstraint``.
 
     Raises:
-        TrainingError: the loss is not finite, there are fewer than 2 training images, no parameter is trainable, settings of weight
-            averaging conflict, or the checkpoint belongs to another training.
+        TrainingError: the loss is not finite, there are fewer than 2 training images, no parameter is trainable, the network's code
+            prevents gradients, settings of weight averaging conflict, or the checkpoint belongs to another training.
     """
     check_averaging(settings)
     begun, metric = monotonic(), metric_of(task)
@@ -214,7 +214,8 @@ def fit(
                     if not math.isfinite(losses[-1]):
                         raise _diverged(losses[-1], epoch, len(losses), rate, settings)
                     optimizer.zero_grad()
-                    accelerator.backward(loss)
+                    with _explained_gradients():
+                        accelerator.backward(loss)
                     if settings.clip_norm is not None:
                         accelerator.clip_grad_norm_(student.parameters(), settings.clip_norm)
                     optimizer.step()
@@ -265,6 +266,29 @@ def fit(
         snapshots[-1].load_state_dict(state)
     history = tuple(Epoch(**epoch) for epoch in done.history)
     return Fitted(fitted, history, steps / count, done.schedule["seconds"], done.stopped, (*snapshots, fitted))
+
+
+@contextmanager
+def _explained_gradients() -> Iterator[None]:
+    """Explain errors of the backward pass that the network's own code causes.
+
+    Raises:
+        TrainingError: forward changes in place what a gradient needs, or cuts its outputs off from the parameters.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if "inplace operation" in str(error):
+            raise TrainingError(
+                f"the network changes in place what its gradient needs: {first_line(error)}",
+                "what an operation such as ReLU returned stays unchanged until the backward pass",
+                "write x = x + y instead of x += y, and relu(x) instead of relu_(x)",
+            ) from error
+        if "does not require grad" in str(error):
+            raise TrainingError(
+                "the logits have no gradient", "forward must not detach them, nor run under torch.no_grad()", "remove it for training"
+            ) from error
+        raise
 
 
 def _identity_of(split: Split) -> str:

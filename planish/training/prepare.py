@@ -106,7 +106,7 @@ def prepare_job(
             weights=weights,
             training=TrainingBoxes(partial(sides, image_size, images), _boxes(learned)),
         )
-    multiple = max(*created.source.strides, _MULTIPLE, getattr(created.module, "first_stride", 0))
+    multiple = max(*created.source.strides, _MULTIPLE, getattr(created.module, "first_stride", None) or 0)
     height, width = sides(image_size, images, multiple) if learned.whole_image else (image_size, image_size)
     if learned.whole_image and (height, width) != (image_size, image_size):
         note(f"the input size is {height} x {width} pixels: close to the shape of the images, and divisible by the strides")

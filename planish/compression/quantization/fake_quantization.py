@@ -129,9 +129,10 @@ def calibrate(graph: QuantizedGraph, batches: Iterable[Tensor]) -> None:
 
 
 def _kind(node: fx.Node, module: nn.Module) -> object:
-    """The target of the node: the type of a module, a function, or the name of a method."""
-    called = _called(node, module)
-    return node.target if called is None else type(called)
+    """What the node calls: the type of a module, a function, or the name of a method; None if it calls nothing."""
+    if (called := _called(node, module)) is not None:
+        return type(called)
+    return node.target if node.op in ("call_function", "call_method") else None  # a buffer may be called "mean"
 
 
 def _called(node: fx.Node, module: nn.Module) -> nn.Module | None:
@@ -185,11 +186,18 @@ def _chosen(graph: QuantizedGraph) -> set[fx.Node]:
             chosen.add(node)
     output = next(node for node in graph.graph.nodes if node.op == "output")
     chosen -= {_source(node, graph) for node in output.all_input_nodes}
+    chosen = {node for node in chosen if _is_real(node.meta.get("tensor_meta"))}
     for node in list(chosen):
         before = node.all_input_nodes[0] if node.all_input_nodes else node
         if _kind(node, graph) in _RELU | _RELU6 and len(before.users) == 1:
             chosen.discard(before)
     return chosen
+
+
+def _is_real(meta: object) -> bool:
+    """Whether a node outputs real numbers; complex ones (Fourier transforms), whole ones and masks are not quantized."""
+    dtype = getattr(meta, "dtype", None)
+    return dtype is None or bool(dtype.is_floating_point)
 
 
 def _insert(graph: QuantizedGraph, node: fx.Node) -> None:

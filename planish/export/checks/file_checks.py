@@ -276,8 +276,10 @@ def _check_form(module: nn.Module, outputs: Any) -> None:
     """
     import torch
 
+    from planish.models.outputs import decodes
+
     parts = list(outputs.values()) if isinstance(outputs, dict) else [outputs]
-    read = not isinstance(outputs, dict) or hasattr(module, "decode")
+    read = not isinstance(outputs, dict) or decodes(module)
     if not read or not all(isinstance(part, torch.Tensor) for part in parts):
         raise ExportError(
             f"the network returns {type(outputs).__name__}",

@@ -231,6 +231,7 @@ def _fed_pixels(module: nn.Module, reader: nn.Module, artifact: Artifact) -> nn.
     from torch import nn
 
     from planish.data.normalisation import normalise_each
+    from planish.models.outputs import decodes
 
     mean, std = (torch.tensor(values, dtype=torch.float64) for values in (artifact.preprocessing.mean, artifact.preprocessing.std))
     width = artifact.input_spec.width
@@ -242,7 +243,7 @@ def _fed_pixels(module: nn.Module, reader: nn.Module, artifact: Artifact) -> nn.
 
         def __init__(self) -> None:
             super().__init__()
-            self.network, self.reader = module, reader if hasattr(reader, "decode") else None
+            self.network, self.reader = module, reader if decodes(reader) else None
             self.register_buffer("scale", (1 / (255 * std)).float().expand(1, 1, width, -1).contiguous())
             self.register_buffer("shift", (-mean / std).float().expand(1, 1, width, -1).contiguous())
 

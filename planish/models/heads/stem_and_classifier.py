@@ -105,6 +105,22 @@ def find_classifier(module: nn.Module, channels: int, image_size: int) -> tuple[
         ModelError: the network does not run on such an image, or does not return logits ``(N, classes)`` from a linear layer or a
             convolution.
     """
+    name, outputs = logits_layer(module, channels, image_size)
+    if name is None:
+        raise ModelError(
+            f"no linear layer or convolution with {outputs} outputs was found at the end of the network", "the logits must come from one"
+        )
+    return name, outputs
+
+
+def logits_layer(module: nn.Module, channels: int, image_size: int) -> tuple[str | None, int]:
+    """The name of the layer that computes the logits, and the number of logits.
+
+    The name is None if no linear layer or convolution computes them: prototypes with cosine similarity, ``F.linear`` with a parameter.
+
+    Raises:
+        ModelError: the network does not run on such an image, or does not return logits ``(N, classes)``.
+    """
     try:
         order, output = run_order(module, channels, image_size)
     except Exception as error:  # user code may raise anything
@@ -118,14 +134,8 @@ def find_classifier(module: nn.Module, channels: int, image_size: int) -> tuple[
             f"the network returns {_described(output)} for one image", "it must return logits (N, classes), one tensor", _hint(output)
         )
     outputs = int(output.shape[1])
-    for name, layer in reversed(order):
-        if isinstance(layer, nn.Linear | nn.Conv2d):
-            if _outputs(layer) == outputs:
-                return name, outputs
-            break
-    raise ModelError(
-        f"no linear layer or convolution with {outputs} outputs was found at the end of the network", "the logits must come from one"
-    )
+    last = next(((name, layer) for name, layer in reversed(order) if isinstance(layer, nn.Linear | nn.Conv2d)), None)
+    return (last[0] if last is not None and _outputs(last[1]) == outputs else None), outputs
 
 
 def replace_classifier(module: nn.Module, name: str, num_classes: int) -> nn.Module:

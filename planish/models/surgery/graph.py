@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 from planish.artifact import Artifact, InputSpec, Step
 from planish.errors import TechniqueError, first_line
 from planish.models.outputs import Graph
-from planish.models.tracing import trace_graph
+from planish.models.tracing import of_both_modes, trace_graph
 from planish.technique import Technique, hyper_parameters
 
 _SUMS = {operator.add, operator.iadd, torch.add, "add", "add_"}
@@ -30,13 +30,14 @@ class _Tracer(fx.Tracer):
 
 
 def traced(module: nn.Module) -> fx.GraphModule:
-    """The network as a ``GraphModule`` that shares its layers.
+    """The network as a ``GraphModule`` that shares its layers and computes the same in training and in eval mode.
 
     Raises:
-        TechniqueError: the network cannot be traced.
+        TechniqueError: the network cannot be traced, or its code runs other operations in training than in eval mode.
     """
+    modes = [(m, m.training) for m in module.modules()]
     try:
-        return Graph(module, trace_graph(module, _Tracer()))
+        graphs = [trace_graph(module.train(training), _Tracer()) for training in (True, False)]
     except Exception as error:  # the network's code may raise anything when it is traced with proxies
         reason = first_line(error)
         raise TechniqueError(
@@ -44,6 +45,10 @@ def traced(module: nn.Module) -> fx.GraphModule:
             "this modification has to see what is computed from what, so forward must not branch on what is in a tensor",
             "write forward without such branches, or build the variant yourself: FILE.py:factory",
         ) from error
+    finally:
+        for m, training in modes:
+            m.training = training
+    return Graph(module, of_both_modes(module, *graphs))
 
 
 def copied(artifact: Artifact) -> nn.Module:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import collections
 import datetime
+import decimal
+import fractions
 import pathlib
 import pickle
 import types
@@ -28,15 +30,19 @@ _SAFE = (
     argparse.Namespace, types.SimpleNamespace, collections.defaultdict, dict, list, set, int, float, str,
     pathlib.PosixPath, pathlib.WindowsPath, pathlib.PurePosixPath, pathlib.PureWindowsPath,
     datetime.datetime, datetime.date, datetime.timedelta,
+    frozenset, collections.deque, slice, decimal.Decimal, fractions.Fraction,
     np.dtype, np.ndarray, *(getattr(np._core.multiarray, name) for name in ("scalar", "_reconstruct")),  # type: ignore[attr-defined]
-    type(np.dtype("f4")), type(np.dtype("f8")),
-    type(np.dtype("i4")), type(np.dtype("i8")), type(np.dtype("b1")), type(np.dtype("u1")),
+    *(type(np.dtype(code)) for code in ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "b1", "U1")),
 )  # fmt: skip
 # Keys of a network in a checkpoint, preferred ones first: averaged weights are the ones that are evaluated (timm, BasicSR).
 _AVERAGED = ("state_dict_ema", "model_ema", "model_ema_state_dict", "ema_state_dict", "ema_model", "params_ema", "ema")
 _USUAL = ("state_dict", "model", "model_state_dict", "model_state", "net", "network", "module", "params", "weights")
 _NOT_A_NETWORK = ("optim", "sched", "scaler", "loss", "criterion", "rng", "callback", "loops", "amp")
+_OPTIMIZER = "opt"  # fastai's key of the optimizer
 _WRAPPERS = ("module.", "_orig_mod.")  # prefixes that DistributedDataParallel and torch.compile add to all names
+_INNER_WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")  # the same around a part of a network
+_COUNTS = ("total_ops", "total_params")  # buffers that the MAC counter thop leaves in every layer
+_LEGACY_MAGIC = b"\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19"  # at the start of files of torch.save before PyTorch 1.6
 _DEEPEST_PREFIX = 6  # maximum number of parts of a prefix such as "model.module.backbone."
 _WRITTEN = "weights are a .safetensors file or what torch.save(model.state_dict(), 'weights.pth') wrote"
 
@@ -51,6 +57,9 @@ def read_checkpoint(path: Path) -> State:
     Raises:
         ModelError: the file does not exist, has another format, or could only be read by running code from it.
     """
+    if path.is_dir():
+        inside = sorted(file.name for file in path.iterdir() if file.suffix in (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".json"))
+        raise ModelError(f"{path} is a folder", "weights are a file", f"give one in it: {_some(inside)}" if inside else "give the file")
     if not path.is_file():
         raise ModelError(f"there are no weights at {path}", "weights are 'imagenet' or a .safetensors, .pt or .pth file")
     _refuse_other_files(path)
@@ -65,11 +74,19 @@ def read_checkpoint(path: Path) -> State:
 def _read(path: Path) -> State:
     if path.name.endswith(".index.json"):
         return _read_parts(path)
-    if path.suffix == ".safetensors":
+    with path.open("rb") as file:
+        head = file.read(30)
+    written_by_torch = head.startswith((b"PK", b"\x80"))
+    if (path.suffix == ".safetensors" and not written_by_torch) or _is_safetensors(head, path.stat().st_size):
         return _read_safetensors(path)
+    if head.startswith(b"\x80") and _LEGACY_MAGIC not in head:
+        raise ModelError(
+            f"{path} is a pickle that torch.save did not write", "reading it would run code from the file, so only plain weights are read",
+            "where you trust it, load it yourself and save torch.save(model.state_dict(), 'weights.pth')",
+        )  # fmt: skip
     try:
-        with torch.serialization.safe_globals(list(_SAFE)):
-            loaded = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(list(_SAFE)), path.open("rb") as file:  # by its path, torch would go by the suffix
+            loaded = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ModelError(
             f"{path} holds Python objects besides tensors: {', '.join(_foreign_objects(path)) or 'perhaps a whole pickled network'}",
@@ -89,9 +106,12 @@ def aligned(state: State, names: Iterable[str]) -> State:
     Args:
         state: tensors by name.
         names: names of the network's own tensors.
+
+    Raises:
+        ModelError: the names hold several such networks under prefixes of their own, and none is known to be preferred.
     """
-    state = {key.replace("._orig_mod.", "."): value for key, value in state.items()}
     own = dict.fromkeys(names)
+    state = _without_inner_wrappers(_without_counts(state, own), own)
     best, count = _prefix(state, own)
     if count > (plain := sum(name in state for name in own)):
         others = [key for key in state if not key.startswith(best)]
@@ -106,15 +126,52 @@ def aligned(state: State, names: Iterable[str]) -> State:
     return state
 
 
+def _without_counts(state: State, own: Mapping[str, Any]) -> State:
+    counts = [key for key in state if key.rpartition(".")[2] in _COUNTS and key not in own]
+    if counts:
+        note(f"{_some(counts)} are numbers that a counter of operations left in the weights; they are left out")
+    return {key: value for key, value in state.items() if key not in counts}
+
+
+def _without_inner_wrappers(state: State, own: Mapping[str, Any]) -> State:
+    """Remove what wrappers around a part of the network add within a name: ``features.module.0.weight`` is ``features.0.weight``."""
+    used = {part for name in own for part in name.split(".")}
+    added = set(_INNER_WRAPPERS) - used
+
+    def plain(key: str) -> str:
+        return ".".join(part for place, part in enumerate(key.split(".")) if part not in added or (place == 0 and part == "module"))
+
+    renamed = {plain(key): value for key, value in state.items()}
+    return renamed if len(renamed) == len(state) else state
+
+
 def _prefix(longer: Iterable[str], shorter: Mapping[str, Any]) -> tuple[str, int]:
-    """The most frequent prefix of those names whose remainder is in ``shorter``, and the number of such names."""
+    """The most frequent prefix of those names whose remainder is in ``shorter``, and the number of such names.
+
+    Raises:
+        ModelError: several are as frequent and complete, and none is that of averaged weights or a usual one.
+    """
     found = collections.Counter[str]()
     for name in longer:
         parts = name.split(".", _DEEPEST_PREFIX)
         for i in range(1, len(parts)):
             if (end := ".".join(parts[i:])) in shorter:
                 found[name[: -len(end)]] += 1
-    return max(found.items(), key=lambda item: item[1], default=("", 0))
+    most = max(found.values(), default=0)
+    best = sorted((prefix for prefix, count in found.items() if count == most), key=_rank)
+    if len(best) > 1 and 2 * most > len(shorter) and _rank(best[0]) == _rank(best[1]):
+        raise ModelError(
+            f"the weights hold several networks, whose names begin with {', '.join(map(repr, best))}",
+            "one is loaded",
+            "save the one you mean: {k.removeprefix('student.'): v for k, v in state_dict.items() if k.startswith('student.')}",
+        )
+    return (best[0], most) if best else ("", 0)
+
+
+def _rank(place: str) -> int:
+    """The rank of a network by the keys or the prefix that lead to it; 0 is preferred."""
+    parts, names = place.split("."), (*_AVERAGED, *_USUAL)
+    return next((i for i, name in enumerate(names) if name in parts), len(names))
 
 
 def _refuse_other_files(path: Path) -> None:
@@ -131,6 +188,13 @@ def _refuse_other_files(path: Path) -> None:
                     names = archive.namelist()
             except zipfile.BadZipFile as error:
                 raise ModelError(f"{path} is cut short: its end is missing", _WRITTEN, again) from error
+        if names and all(name.endswith(".npy") for name in names):
+            raise ModelError(f"{path} is an archive of NumPy arrays", _WRITTEN, "load it with numpy and save a state_dict of tensors")
+        if any(name.endswith(("models/model.json", "serialized_exported_program.json")) for name in names):
+            raise ModelError(
+                f"{path} is a program that torch.export wrote", _WRITTEN,
+                "save the weights: torch.save(torch.export.load(...).state_dict, 'weights.pth')",
+            )  # fmt: skip
         if any("/code/" in name for name in names):
             raise ModelError(
                 f"{path} is a TorchScript file, which holds code", _WRITTEN,
@@ -166,18 +230,14 @@ def _network_in(loaded: Any, path: Path) -> State:
         return whole
     found = dict(_networks(loaded))
     if not found:
-        keys = f" with {_some([str(key) for key in loaded])}" if isinstance(loaded, Mapping) else ""
+        keys = f" with {_some([str(key) for key in loaded]) or 'nothing in it'}" if isinstance(loaded, Mapping) else ""
         raise ModelError(
             f"{path} holds a {type(loaded).__name__}{keys}",
             "it must hold tensors by name, bare or under a key such as 'state_dict' or 'model'",
             "save torch.save(model.state_dict(), 'weights.pth')",
         )
 
-    def rank(place: str) -> int:
-        parts = place.split(".")
-        return next((i for i, name in enumerate((*_AVERAGED, *_USUAL)) if name in parts), len(_AVERAGED) + len(_USUAL))
-
-    ranks = {place: rank(place) for place in found}
+    ranks = {place: _rank(place) for place in found}
     best = [place for place in found if ranks[place] == min(ranks.values())]
     if len(best) > 1:
         raise ModelError(
@@ -192,10 +252,11 @@ def _network_in(loaded: Any, path: Path) -> State:
 
 def _networks(loaded: Any, place: str = "", depth: int = 0) -> Iterable[tuple[str, State]]:
     """The state dicts nested in a checkpoint, each with its path of keys."""
-    if not isinstance(loaded, Mapping) or depth > 3:
+    if not isinstance(loaded, Mapping) or depth > 3 or "param_groups" in loaded:  # the state of an optimizer
         return
     for key, value in loaded.items():
-        if any(word in str(key).lower() for word in _NOT_A_NETWORK) or not isinstance(value, Mapping):
+        name = str(key).lower()
+        if name == _OPTIMIZER or any(word in name for word in _NOT_A_NETWORK) or not isinstance(value, Mapping):
             continue
         there = f"{place}.{key}" if place else str(key)
         if tensors := _tensors(value):
@@ -206,9 +267,18 @@ def _networks(loaded: Any, place: str = "", depth: int = 0) -> Iterable[tuple[st
 
 def _tensors(values: Mapping[Any, Any]) -> State:
     """The tensors of a state dict, without other entries (``_metadata``, a version); empty if ``values`` is not a state dict."""
-    tensors = {str(key): value for key, value in values.items() if isinstance(value, torch.Tensor)}
+    tensors = {str(key): torch.as_tensor(value) for key, value in values.items() if _is_tensor(value)}
     nested = any(isinstance(value, Mapping) and key != "_metadata" for key, value in values.items())
     return tensors if not nested and 2 * len(tensors) > len(values) else {}
+
+
+def _is_tensor(value: Any) -> bool:
+    return isinstance(value, torch.Tensor) or (isinstance(value, np.ndarray) and value.dtype.kind in "fiub")
+
+
+def _is_safetensors(head: bytes, size: int) -> bool:
+    """Whether a file begins like a safetensors file: the length of a JSON header, and the header."""
+    return head[8:9] == b"{" and 2 <= int.from_bytes(head[:8], "little") <= size
 
 
 def _foreign_objects(path: Path) -> list[str]:

@@ -12,6 +12,7 @@ from torch import nn
 
 from planish.errors import ModelError, first_line
 from planish.models.weights.checkpoints import State, aligned, read_checkpoint
+from planish.models.weights.computed import with_computed
 
 # torchvision's DenseNet weights use old names: "norm.1" is "norm1" in its current DenseNet.
 _OLD_DENSENET = re.compile(r"^(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\.(?:weight|bias|running_mean|running_var))$")
@@ -23,7 +24,8 @@ def read_weights(path: Path, module: nn.Module) -> State:
     Raises:
         ModelError: the file cannot be read.
     """
-    return aligned(read_checkpoint(path), module.state_dict())
+    own = module.state_dict()
+    return with_computed(aligned(read_checkpoint(path), own), own)
 
 
 def with_shared(state: State, own: State) -> State:
@@ -43,7 +45,7 @@ def with_shared(state: State, own: State) -> State:
     return filled
 
 
-def fit_weights(module: nn.Module, state: State, classifier: str, optional: Iterable[str] = ()) -> tuple[bool, list[str]]:
+def fit_weights(module: nn.Module, state: State, classifier: str | None, optional: Iterable[str] = ()) -> tuple[bool, list[str]]:
     """Load ``state`` into the network.
 
     If ``state`` has no classifier, or one of another size, the network keeps its own newly initialised one. The first convolution's weights
@@ -52,7 +54,7 @@ def fit_weights(module: nn.Module, state: State, classifier: str, optional: Iter
     Args:
         module: the network, changed in place.
         state: tensors by name.
-        classifier: name of the classifier layer.
+        classifier: name of the classifier layer; None if there is none, so that all must fit.
         optional: prefixes of names in ``state`` that are ignored.
 
     Returns:
@@ -65,12 +67,21 @@ def fit_weights(module: nn.Module, state: State, classifier: str, optional: Iter
     state = {_OLD_DENSENET.sub(r"\1\2", key): value for key, value in state.items() if not key.startswith(tuple(optional))}
     own = module.state_dict()
     state = with_shared(state, own)
-    head = [key for key in own if key.startswith(f"{classifier}.")]  # with weight norm, the weight consists of two tensors
+    head = (
+        [] if classifier is None else [key for key in own if key.startswith(f"{classifier}.")]
+    )  # with weight norm, the weight consists of two tensors
     new_head = any(key not in state or state[key].shape != own[key].shape for key in head)
     if new_head:
-        old = next((state[key] for key in head if key in state), None)
-        size = "no classifier" if old is None else f"a classifier of {len(old) if old.ndim else 1} outputs"
-        notes.append(f"the weights have {size}: a fresh one of {len(own[head[0]])} takes its place")
+        other = next((key for key in head if key in state and state[key].shape != own[key].shape), None)
+        old = (
+            None
+            if other is None
+            else f"a classifier of another shape ({other} is {tuple(state[other].shape)}, not {tuple(own[other].shape)})"
+        )
+        if other is not None and state[other].ndim == own[other].ndim and state[other].shape[1:] == own[other].shape[1:]:
+            old = f"a classifier of {len(state[other])} outputs"
+        old = old or ("only a part of the classifier" if any(key in state for key in head) else "no classifier")
+        notes.append(f"the weights have {old}: a fresh one of {len(own[head[0]])} takes its place")
         state = {key: value for key, value in state.items() if key not in head} | {key: own[key] for key in head}
 
     for key, value in state.items():
@@ -107,6 +118,10 @@ def fit_weights(module: nn.Module, state: State, classifier: str, optional: Iter
         module.load_state_dict(state, strict=False)
     except (RuntimeError, TypeError, ValueError, NotImplementedError) as error:  # raised for sparse or quantized tensors
         raise ModelError(f"the weights cannot be copied: {first_line(error)}", "they are dense tensors", "save them so") from error
+    if broken := [key for key, parameter in module.named_parameters() if not parameter.isfinite().all()]:
+        raise ModelError(
+            f"the weights hold NaN or infinite values in {_some(broken)}", "a training that diverged leaves them", "give others"
+        )
     return new_head, notes
 
 

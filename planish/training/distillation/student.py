@@ -14,7 +14,8 @@ from planish.artifact import Artifact, Source, Step
 from planish.errors import ModelError, TechniqueError
 from planish.files.trust import require_trust
 from planish.models.detection.levels import TrainingBoxes
-from planish.models.zoo import RUNS_PYTHON, build, create, factory_file
+from planish.models.factories import RUNS_PYTHON
+from planish.models.zoo import build, create, factory_file
 from planish.technique import hyper_parameters
 
 if TYPE_CHECKING:

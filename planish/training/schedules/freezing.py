@@ -7,7 +7,8 @@ from typing import Literal
 from torch import nn
 
 from planish.artifact import InputSpec
-from planish.models.heads.stem_and_classifier import run_order
+from planish.models.heads.stem_and_classifier import logits_layer, run_order
+from planish.models.outputs import decodes
 
 Freeze = Literal["none", "backbone", "gradual"]
 _PARTS = 4  # number of parts into which the layers before the classifier are divided
@@ -37,13 +38,18 @@ class LayerFreezer:
         if freeze == "none" and layer_decay == 1:
             return
         layers = [layer for _, layer in run_order(module, spec.channels, spec.height)[0]]
-        last = max(i for i, layer in enumerate(layers) if isinstance(layer, nn.Conv2d | nn.Linear))
-        body = _body(module)
+        last = max(i for i, layer in enumerate(layers) if _has_matrix(layer))
+        body, own = _body(module), list[nn.Parameter]()
         early = layers[:last] if body is None else [layer for layer in layers if layer in body]
+        if not decodes(module) and isinstance(layers[last], nn.Conv2d | nn.Linear) and _has_matrix(module):
+            classifier, _ = logits_layer(module, spec.channels, spec.height)
+            if classifier is None:  # forward multiplies by a parameter of the network itself
+                early, own = layers, list(module.parameters(recurse=False))
         self._parts[_PARTS] = [layer for layer in layers if layer not in set(early)]
         for i, layer in enumerate(early):
             self._parts[i * _PARTS // len(early)].append(layer)
         self._where = {p: number for number, part in enumerate(self._parts) for layer in part for p in layer.parameters()}
+        self._where |= dict.fromkeys(own, _PARTS)
         number = 0
         for parameter in module.parameters():  # parameters of blocks themselves, such as a layer scale, belong to the preceding layer
             number = self._where.setdefault(parameter, number)
@@ -78,9 +84,14 @@ class LayerFreezer:
             parameter.requires_grad_(number >= first and parameter in self._learning)
 
 
+def _has_matrix(layer: nn.Module) -> bool:
+    """Whether the layer itself has a parameter that is no scale or offset, as norms have."""
+    return any(parameter.ndim >= 2 for parameter in layer.parameters(recurse=False))
+
+
 def _body(module: nn.Module) -> set[nn.Module] | None:
     """The layers of the classifier inside a detector or segmenter; None for other networks."""
-    if not hasattr(module, "decode"):
+    if not decodes(module):
         return None
     backbone = next((layer for name, layer in module.named_modules() if name.rpartition(".")[2] == "backbone"), None)
     return None if backbone is None else set(getattr(backbone, "body", backbone).modules())
