@@ -16,7 +16,7 @@ import numpy.typing as npt
 from planish.errors import ExportError, ModelError, first_line
 from planish.export.runtimes.first_load import first_call
 from planish.export.runtimes.onnxruntime import OnnxRuntime
-from planish.export.runtimes.openvino import port_name
+from planish.export.runtimes.openvino import OpenVino, port_name
 from planish.export.runtimes.registry import find
 
 if TYPE_CHECKING:
@@ -58,6 +58,11 @@ class ModelFile:
 
     def with_settings(self, **changes: Any) -> ModelFile:
         return replace(self, **changes)
+
+    @property
+    def in_openvino(self) -> bool:
+        """Whether OpenVINO runs the file, in any precision."""
+        return issubclass(find(self.runtime), OpenVino)
 
     @property
     def all_settings(self) -> dict[str, str]:
@@ -141,7 +146,7 @@ class ModelFile:
 
     def load(self) -> Run:
         """Load the file and return a function that maps inputs by name to outputs by name."""
-        if self.runtime == "onnxruntime":
+        if not self.in_openvino:
             session = self.onnxruntime_session(self.onnxruntime_options())
             names = [output.name for output in session.get_outputs()]
 
@@ -197,7 +202,7 @@ class ModelFile:
 
     def dynamic_inputs(self) -> dict[str, list[int]]:
         """Return the inputs with dynamic dimensions other than the batch, with the shape used for each."""
-        if self.runtime.startswith("openvino"):
+        if self.in_openvino:
             import openvino
 
             declared = {port_name(n): _openvino_shape(n) for n in openvino.Core().read_model(str(self.path)).inputs}
@@ -211,7 +216,7 @@ class ModelFile:
         Raises:
             ModelError: an input has an unsupported type, or the file only accepts another batch size.
         """
-        if self.runtime.startswith("openvino"):
+        if self.in_openvino:
             model = self.openvino_model()
             return [(port_name(n), list(n.get_shape()), np.dtype(n.get_element_type().to_dtype())) for n in model.inputs]
         found = []

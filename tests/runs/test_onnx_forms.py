@@ -13,12 +13,12 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from planish.compression import Int8
-from planish.compression.graph.onnx_graph import readers
 from planish.devices.kernels import onnxruntime_kernels
 from planish.errors import ModelError, TechniqueError
 from planish.export.onnx.cleanup import clean_up
 from planish.export.onnx.onnx_file import _strip
 from planish.export.runtimes.registry import load
+from planish.files.onnx_nodes import readers
 from planish.progress import collecting_notes
 from planish.runs.external_onnx import file_job
 from planish.settings import ModelSettings

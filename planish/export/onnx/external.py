@@ -15,10 +15,11 @@ from planish.artifact import InputSpec, Preprocessing
 from planish.devices.isolation import call_isolated
 from planish.devices.kernels import silent_options
 from planish.errors import ModelError, first_line
-from planish.export.onnx.cleanup import add_prefix, clean_up, free_batch, tensors_read
+from planish.export.onnx.cleanup import add_prefix, clean_up, free_batch
 from planish.export.onnx.onnx_file import pool_globally
 from planish.export.runtimes.first_load import limits_for
 from planish.files.mistaken_files import mistaken_file
+from planish.files.onnx_nodes import tensors_read
 from planish.files.reading import DAMAGED, describe, require_regular
 
 if TYPE_CHECKING:
