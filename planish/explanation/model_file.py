@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 Array = npt.NDArray[Any]
 Run = Callable[[Mapping[str, Array]], dict[str, Array]]
 _TYPES = {"tensor(float)": np.float32, "tensor(uint8)": np.uint8, "tensor(float16)": np.float16, "tensor(double)": np.float64,
-          "tensor(int8)": np.int8, "tensor(int64)": np.int64, "tensor(int32)": np.int32}  # fmt: skip
+          "tensor(int8)": np.int8, "tensor(int64)": np.int64, "tensor(int32)": np.int32, "tensor(bool)": np.bool_,
+          "tensor(int16)": np.int16, "tensor(uint16)": np.uint16, "tensor(uint32)": np.uint32, "tensor(uint64)": np.uint64}  # fmt: skip
 _OPEN_SIDE, _OPEN_CHANNELS = 224, 3  # assumed where height and width, or channels, are dynamic
 PROFILED = ("onnxruntime", "openvino", "openvino-default")
 
@@ -225,9 +226,8 @@ class ModelFile:
                 raise ModelError(f"{self.path} takes a {node.type} {node.name!r}", f"explain feeds {', '.join(_TYPES)}")
             sides = self._static_shape(_onnx_shape(node))
             if sides and isinstance(node.shape[0], int) and node.shape[0] != self.batch:
-                raise ModelError(
-                    f"{self.path} takes batches of {node.shape[0]} only", f"{self.batch} were asked for", f"add --batch {node.shape[0]}"
-                )
+                fix = f"add --batch {node.shape[0]}" if node.shape[0] else "export it with a dynamic batch size"
+                raise ModelError(f"{self.path} takes batches of {node.shape[0]} only", f"{self.batch} were asked for", fix)
             found.append((node.name, sides, _TYPES[node.type]))
         return found
 

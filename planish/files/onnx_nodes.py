@@ -34,6 +34,13 @@ def readers(graph: Any) -> dict[str, list[Any]]:
     return found
 
 
+def inline_functions(model: Any) -> Any:
+    """Return a model (``onnx.ModelProto``) in which every call of one of its own functions is replaced by the function's nodes."""
+    from onnx.inliner import inline_local_functions
+
+    return inline_local_functions(model) if model.functions else model
+
+
 def name_nodes(graph: Any) -> None:
     """Give every node, also in bodies, a name of its own; changes ``graph`` in place.
 

@@ -89,11 +89,12 @@ def _constants(graph: Any) -> dict[str, Any]:
 
 
 def _to_float32(model: Any) -> list[str]:
-    """Convert half precision, and double precision if weights have it, to float32, which integer kernels are made from."""
+    """Convert half precision, and double precision if weights or inputs have it, to float32, which integer kernels are made from."""
     from onnx import TensorProto, numpy_helper
 
     parts = list(graphs(model.graph))
     wide = any(t.data_type == TensorProto.DOUBLE and len(t.dims) > 1 for graph in parts for t in _constants(graph).values())
+    wide |= any(value.type.tensor_type.elem_type == TensorProto.DOUBLE for value in model.graph.input)
     others = {TensorProto.FLOAT16: "float16", TensorProto.BFLOAT16: "bfloat16"} | ({TensorProto.DOUBLE: "float64"} if wide else {})
     seen: set[str] = set()
 
