@@ -308,3 +308,17 @@ def test_a_newer_bundle_is_exchanged_and_a_broken_one_is_not(bundle: Path, other
             assert answered.status_code == 200
             found = answered.json()
             assert found in (old, new)
+
+
+@pytest.mark.parametrize(
+    "path", ["/", "/v2/health/live", "/v2/health/ready", "/v2/models/shapes/ready", "/v1/models", "/metrics", "/nowhere"]
+)
+def test_head_is_answered_as_get_without_a_body(bundle: Path, path: str) -> None:
+    with TestClient(service(open_models([bundle]))) as client:
+        got, head = client.get(path), client.head(path)
+    assert (head.status_code, head.headers["content-type"], head.content) == (got.status_code, got.headers["content-type"], b"")
+
+
+def test_head_of_what_takes_post_is_refused(bundle: Path) -> None:
+    with TestClient(service(open_models([bundle]))) as client:
+        assert client.head("/predict").status_code == 405
