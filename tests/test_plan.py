@@ -111,7 +111,7 @@ def test_the_hyper_parameters_of_a_technique_are_those_that_can_be_given() -> No
     ("text", "message"),
     [
         ("- {name: channel_pruning, prunning_ratio: 0.5}", "did you mean 'pruning_ratio'"),
-        ("- {name: Channel-Pruning, pruning_ratio: 0.5}", "did you mean 'channel_pruning'"),
+        ("- {name: INT8}", "did you mean 'int8'"),
         ("- {name: int8}\n---\n- {name: to_onnx}", "line 2, column 1: expected a single document"),
         ("-\tname: int8", "line 1, column 2"),
     ],
