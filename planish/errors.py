@@ -7,6 +7,10 @@ import re
 from planish.printable import printable
 
 # File, line and function in ONNX Runtime's messages.
+_NO_CAUSE = re.compile(
+    r"Exception from \S+:\d+:|Check '[^']*' failed at \S+:\d+:|FrontEnd API failed with \w+:|Loading input model|Summary:|Details:"
+    r"|Model wasn't fully converted\..*|-- .* with a message:"
+)
 _CPP_PLACE = re.compile(r"\S{1,300}\.(?:cc|cpp|h|hpp):\d{1,9} [^ ]{1,300} ?.{0,1000}?\) (?=\S)")
 _LONGEST = 4000  # maximum characters of a part of a message: names in files can have a million
 
@@ -76,10 +80,12 @@ class GoalError(PlanishError):
 def first_line(error: BaseException) -> str:
     """Return the first line of an error's message, at most 300 characters; the error's type if there is no message.
 
-    The source location in a C++ library is removed. If the first line ends with a colon (as in OpenVINO), the next line is appended.
+    The source location in a C++ library is removed, and so are the lines in which OpenVINO only gives locations or announces the cause. If
+    the first line ends with a colon (as in OpenVINO), the next line is appended.
     """
     lines = [line.strip()[:_LONGEST] for line in str(error)[:1_000_000].splitlines() if line.strip()]
     if not lines:
         return type(error).__name__
+    lines = [line.removeprefix("-- ") for line in lines if not _NO_CAUSE.fullmatch(line)] or lines
     text = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
     return printable(_CPP_PLACE.sub("", text)[:300])

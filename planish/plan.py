@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 from dataclasses import dataclass
@@ -71,9 +72,13 @@ class Plan:
             except ValidationError as error:
                 wrong = wrong_values(error)
             if wrong:
+                known = parameter_names(kind)
+                unknown = [str(key) for key in given if key not in known]
+                near = [f"{match!r}" for key in unknown for match in difflib.get_close_matches(key, known, n=1)]
                 raise PlanError(
-                    f"step {number} ({step['name']}): {wrong}", f"its hyper-parameters are {', '.join(parameter_names(kind)) or 'none'}"
-                )
+                    f"step {number} ({step['name']}): {wrong}", f"its hyper-parameters are {', '.join(known) or 'none'}",
+                    f"did you mean {' and '.join(near)}?" if near else "",
+                )  # fmt: skip
         return cls(*techniques)
 
     @classmethod

@@ -70,7 +70,7 @@ def resolve(name: str) -> type[Technique]:
     """
     techniques = registered()
     if name not in techniques:
-        near = difflib.get_close_matches(name, techniques, n=1)
+        near = difflib.get_close_matches(name.lower(), techniques, n=1)
         raise PlanError(
             f"no technique is called {name!r}",
             f"a plan may use {', '.join(sorted(techniques))}",

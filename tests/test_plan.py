@@ -106,3 +106,19 @@ def test_the_hyper_parameters_of_a_technique_are_those_that_can_be_given() -> No
     }
     with pytest.raises(PlanError, match="its hyper-parameters are none"):
         Plan.from_dicts([{"name": "to_onnx", "opset": 17}])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("- {name: channel_pruning, prunning_ratio: 0.5}", "did you mean 'pruning_ratio'"),
+        ("- {name: INT8}", "did you mean 'int8'"),
+        ("- {name: int8}\n---\n- {name: to_onnx}", "line 2, column 1: expected a single document"),
+        ("-\tname: int8", "line 1, column 2"),
+    ],
+)
+def test_a_mistake_in_a_plan_is_one_line_with_its_place(tmp_path, text: str, message: str) -> None:
+    (tmp_path / "plan.yaml").write_text(text)
+    with pytest.raises(PlanError, match=message) as found:
+        Plan.load(tmp_path / "plan.yaml")
+    assert "\n" not in str(found.value)

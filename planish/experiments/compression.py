@@ -15,8 +15,9 @@ from planish.data import task_in
 from planish.errors import ExportError, RuntimeMissingError, TechniqueError
 from planish.evaluation.latency import LatencySettings
 from planish.experiments.topics import Strategy, strategies_of
-from planish.export import ToOnnx, ToOpenVino
+from planish.export import ToOnnx
 from planish.export.runtimes.registry import find
+from planish.export.steps import steps_from_onnx
 from planish.files.atomic import job_folder, read_result, write_result
 from planish.measurement import Measurement
 from planish.plan import Plan
@@ -176,7 +177,7 @@ def compare(
 def _for(plan: Plan, runtime: str) -> Plan:
     """Append the conversion that the runtime needs, if any."""
     packed = any(step.name == "pack" for step in plan.steps)
-    return extend(plan, ToOpenVino()) if runtime.startswith("openvino") and not packed else plan
+    return plan if packed else extend(plan, *steps_from_onnx(runtime))
 
 
 def _row(runner: Runner, arm: Strategy, runtime: str, baseline: Plan) -> Row:

@@ -20,14 +20,14 @@ from planish.evaluation.size import size_bytes
 from planish.evaluation.statistics.intervals import mean_over_seeds, over_seeds
 from planish.experiments.ensemble_members import MemberTrainer, TrainedModel
 from planish.experiments.experiment import verdict_of
-from planish.export import ToOnnx, ToOpenVino
+from planish.export import ToOnnx
+from planish.export.steps import steps_from_onnx
 from planish.files.atomic import read_arrays, write_arrays
 from planish.files.workspace import workspace
 from planish.measurement import Measurement
 from planish.models.storage import load_artifact, save_artifact
 from planish.plan import Plan
 from planish.runs.runner import latency_once
-from planish.technique import Technique
 
 _SECONDS, _LAUNCHES = 1.0, 4  # timing of each file: seconds in total, and number of launches
 
@@ -154,7 +154,6 @@ class EnsembleBenchmark:
         return str(self.store.once(f"file:{method.label}", "exporting", work))
 
     def _write(self, artifact: Artifact, name: str) -> bool:
-        steps: list[Technique] = [ToOnnx(), *([ToOpenVino()] if self.runtime.startswith("openvino") else [])]
         with workspace(self.folder / "scratch"):
-            save_artifact(Plan(*steps).apply(artifact, self.members.task), self.folder / name)
+            save_artifact(Plan(ToOnnx(), *steps_from_onnx(self.runtime)).apply(artifact, self.members.task), self.folder / name)
         return True

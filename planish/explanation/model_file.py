@@ -16,7 +16,7 @@ import numpy.typing as npt
 from planish.errors import ExportError, ModelError, first_line
 from planish.export.runtimes.first_load import first_call
 from planish.export.runtimes.onnxruntime import OnnxRuntime
-from planish.export.runtimes.openvino import port_name
+from planish.export.runtimes.openvino import OpenVino, port_name
 from planish.export.runtimes.registry import find
 
 if TYPE_CHECKING:
@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 Array = npt.NDArray[Any]
 Run = Callable[[Mapping[str, Array]], dict[str, Array]]
 _TYPES = {"tensor(float)": np.float32, "tensor(uint8)": np.uint8, "tensor(float16)": np.float16, "tensor(double)": np.float64,
-          "tensor(int8)": np.int8, "tensor(int64)": np.int64, "tensor(int32)": np.int32}  # fmt: skip
+          "tensor(int8)": np.int8, "tensor(int64)": np.int64, "tensor(int32)": np.int32, "tensor(bool)": np.bool_,
+          "tensor(int16)": np.int16, "tensor(uint16)": np.uint16, "tensor(uint32)": np.uint32, "tensor(uint64)": np.uint64}  # fmt: skip
 _OPEN_SIDE, _OPEN_CHANNELS = 224, 3  # assumed where height and width, or channels, are dynamic
 PROFILED = ("onnxruntime", "openvino", "openvino-default")
 
@@ -58,6 +59,11 @@ class ModelFile:
 
     def with_settings(self, **changes: Any) -> ModelFile:
         return replace(self, **changes)
+
+    @property
+    def in_openvino(self) -> bool:
+        """Whether OpenVINO runs the file, in any precision."""
+        return issubclass(find(self.runtime), OpenVino)
 
     @property
     def all_settings(self) -> dict[str, str]:
@@ -141,7 +147,7 @@ class ModelFile:
 
     def load(self) -> Run:
         """Load the file and return a function that maps inputs by name to outputs by name."""
-        if self.runtime == "onnxruntime":
+        if not self.in_openvino:
             session = self.onnxruntime_session(self.onnxruntime_options())
             names = [output.name for output in session.get_outputs()]
 
@@ -197,7 +203,7 @@ class ModelFile:
 
     def dynamic_inputs(self) -> dict[str, list[int]]:
         """Return the inputs with dynamic dimensions other than the batch, with the shape used for each."""
-        if self.runtime.startswith("openvino"):
+        if self.in_openvino:
             import openvino
 
             declared = {port_name(n): _openvino_shape(n) for n in openvino.Core().read_model(str(self.path)).inputs}
@@ -211,7 +217,7 @@ class ModelFile:
         Raises:
             ModelError: an input has an unsupported type, or the file only accepts another batch size.
         """
-        if self.runtime.startswith("openvino"):
+        if self.in_openvino:
             model = self.openvino_model()
             return [(port_name(n), list(n.get_shape()), np.dtype(n.get_element_type().to_dtype())) for n in model.inputs]
         found = []
@@ -220,9 +226,8 @@ class ModelFile:
                 raise ModelError(f"{self.path} takes a {node.type} {node.name!r}", f"explain feeds {', '.join(_TYPES)}")
             sides = self._static_shape(_onnx_shape(node))
             if sides and isinstance(node.shape[0], int) and node.shape[0] != self.batch:
-                raise ModelError(
-                    f"{self.path} takes batches of {node.shape[0]} only", f"{self.batch} were asked for", f"add --batch {node.shape[0]}"
-                )
+                fix = f"add --batch {node.shape[0]}" if node.shape[0] else "export it with a dynamic batch size"
+                raise ModelError(f"{self.path} takes batches of {node.shape[0]} only", f"{self.batch} were asked for", fix)
             found.append((node.name, sides, _TYPES[node.type]))
         return found
 

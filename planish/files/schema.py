@@ -46,7 +46,7 @@ def require_version(content: Any, kind: type, where: str | Path, fix: str, error
     found, current = content.get(SCHEMA_VERSION), version_of(kind)
     if type(found) is int and found == current:
         return
-    has = f"{SCHEMA_VERSION} {str(found)[:20]}" if SCHEMA_VERSION in content else f"no {SCHEMA_VERSION}"
+    has = f"{SCHEMA_VERSION} {found!r:.20}" if SCHEMA_VERSION in content else f"no {SCHEMA_VERSION}"
     raise error(f"{where} has {has}", f"this version of Planish reads {SCHEMA_VERSION} {current}", fix)
 
 

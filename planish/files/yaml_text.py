@@ -100,6 +100,10 @@ def _parse(text: str, loader: type[yaml.SafeLoader]) -> Any:
             if isinstance(token, yaml.AliasToken):
                 raise ValueError("it has aliases (*name), which are not needed here: write them out")
         return loader(text).get_single_data()
+    except yaml.MarkedYAMLError as error:  # whose text has several lines
+        mark = error.problem_mark or error.context_mark
+        place = "" if mark is None else f"line {mark.line + 1}, column {mark.column + 1}: "
+        raise ValueError(f"{place}{', '.join(filter(None, (error.context, error.problem)))}") from error
     except (yaml.YAMLError, TypeError, LookupError, AttributeError, OverflowError) as error:
         raise ValueError(_in_one_line(error)) from error
 

@@ -15,11 +15,13 @@ from planish.data import require_classes
 from planish.devices.machine import cpu_model
 from planish.errors import GoalError
 from planish.evaluation.latency import LatencySettings, process_seconds
-from planish.export import ToOnnx, ToOpenVino
+from planish.export import ToOnnx
 from planish.export.runtimes.registry import available, default_precision_runtimes, find
+from planish.export.steps import steps_from_onnx
 from planish.files.trust import trust
 from planish.goal import Goal
 from planish.models.zoo import factory_file
+from planish.plan import Plan
 from planish.progress import note
 from planish.runs.external_onnx import file_job, refuse_training
 from planish.runs.original import stored_original
@@ -249,8 +251,7 @@ def _export_seconds(job: Job, runtime: str, target: DeploymentTarget) -> tuple[f
     begun = monotonic()
     artifact = job.artifact if job.artifact.module is None else ToOnnx().apply(job.artifact, job.task)
     exporting = monotonic() - begun
-    if runtime.startswith("openvino"):
-        artifact = ToOpenVino().apply(artifact, job.task)
+    artifact = Plan(*steps_from_onnx(runtime)).apply(artifact, job.task)
     subject = subject_of(artifact, job.task, runtime, target.threads, target.batch)
     return exporting, process_seconds(subject, LatencySettings(target.threads, target.batch))
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from planish.compression import Int8, QuantizeAware
 from planish.devices.layer_latency import Precision
 from planish.evaluation.latency import LEAST_LAUNCHES, LatencyReport, LatencySettings
-from planish.export import ToOnnx, ToOpenVino
+from planish.export import ToOnnx
+from planish.export.steps import steps_from_onnx
 from planish.goal import Goal
 from planish.measurement import Measurement
 from planish.plan import Plan, summary
@@ -46,9 +47,7 @@ class RuntimeVariant:
         steps: list[Technique] = [] if self.is_file else [ToOnnx()]
         if self.precision == "int8":
             steps.append(Int8.for_this_machine())
-        if self.runtime.startswith("openvino"):
-            steps.append(ToOpenVino())
-        return Plan(*steps)
+        return Plan(*steps, *steps_from_onnx(self.runtime))
 
 
 @dataclass(frozen=True)

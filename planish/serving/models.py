@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -53,7 +54,7 @@ class Models:
             if version not in self._entries.get(name, {}) or not 0 <= share <= 1:
                 raise BundleError(f"a share of {share:g} for {name}@{version}", "it is from 0 to 1, of a model that is served")
         for name in self._entries:
-            if (given := sum(share for (of, _), share in shares.items() if of == name)) > 1:
+            if (given := math.fsum(share for (of, _), share in shares.items() if of == name)) > 1:
                 raise BundleError(f"the shares of {name} add up to {given:g}", "they are at most 1 together")
 
     def put(self, model: ServedModel) -> None:

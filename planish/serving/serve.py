@@ -163,13 +163,15 @@ def _listens(address: Address, port: int) -> str:
 
 def _shares(canary: Sequence[str]) -> dict[tuple[str, str], float]:
     """Return the canary shares by name and version."""
-    shares = {}
+    shares: dict[tuple[str, str], float] = {}
     for text in canary:
         given = re.fullmatch(r"([\w.-]+)@([\w.-]+)=(0?\.\d+|[01](?:\.0*)?)", text)
         if given is None:
             raise BundleError(
                 f"a canary is given as {text!r}", "it is NAME@VERSION=SHARE, the share from 0 to 1", "for example shirts@2=0.1"
             )
+        if (given[1], given[2]) in shares:
+            raise BundleError(f"{given[1]}@{given[2]} is given two shares", "a version has one share", "give it once")
         shares[given[1], given[2]] = float(given[3])
     return shares
 

@@ -115,15 +115,24 @@ def load_recipe(source: str | Path) -> Recipe:
 
     Args:
         source: name of a recipe included in the package, or a YAML or JSON file. With the key ``base: NAME``, the file needs to hold only
-            the differences to that recipe.
+            the differences to that recipe, which may also be a file; its path is relative to the folder of this one.
 
     Raises:
         PlanError: there is no such recipe, or it has an unknown key or value; the message suggests the nearest known key.
     """
+    return _load(source, ())
+
+
+def _load(source: str | Path, derived: tuple[Path, ...]) -> Recipe:
+    """Load a recipe that is, directly or not, the base of those in the files ``derived``."""
+    path = Path(source)
     if str(source) in _names():
         text = (_FOLDER / f"{source}.yaml").read_text()
     else:
-        path = Path(source)
+        if path.resolve() in derived:
+            raise PlanError(
+                f"the recipe {path} is its own base", "a base is another recipe", f"bases are {', '.join(_names())}, or a YAML file"
+            )
         if path.suffix not in (".yaml", ".yml", ".json"):
             near = difflib.get_close_matches(str(source), _names(), n=1)
             raise PlanError(
@@ -144,7 +153,10 @@ def load_recipe(source: str | Path) -> Recipe:
     if SCHEMA_VERSION in given:  # recipes written by hand may omit it
         require_version(given, Recipe, f"the recipe {source}", "change it to that", PlanError)
         del given[SCHEMA_VERSION]
-    base = load_recipe(str(given.pop("base"))) if "base" in given else Recipe()
+    base = Recipe()
+    if "base" in given:
+        name = str(given.pop("base"))
+        base = _load(name if name in _names() or not Path(name).suffix else path.parent / name, (*derived, path.resolve()))
     return _with(base, _flat(given))
 
 
@@ -276,6 +288,7 @@ def apply_modifications(artifact: Artifact, task: Task, modifications: Sequence[
 
 _FOLDER = files("planish.training") / "recipes"
 _TOP = tuple(one.name for one in fields(Recipe) if one.name != SCHEMA_VERSION)
+_EXAMPLES = {"training": "training: {epochs: 10}", "modifications": "modifications: {activation: elu}"}
 _SETTINGS = tuple(one.name for one in fields(FitSettings))
 
 
@@ -285,12 +298,18 @@ def _names() -> list[str]:
 
 def _flat(given: Mapping[str, Any]) -> dict[str, Any]:
     """Flatten ``{"training": {"epochs": 10}}`` to ``{"training.epochs": 10}``; values of modifications are not flattened."""
-    values = {}
+    pairs: list[tuple[str, Any]] = []
     for key, value in given.items():
-        if key in ("training", "modifications") and isinstance(value, Mapping):
-            values.update({full_key(f"{key}.{name}"): inner for name, inner in value.items()})
-        else:
-            values[full_key(str(key))] = value  # keys in YAML may be of any type
+        if key not in ("training", "modifications"):
+            pairs.append((full_key(str(key)), value))  # keys in YAML may be of any type
+        elif isinstance(value, Mapping):
+            pairs += [(full_key(f"{key}.{name}"), inner) for name, inner in value.items()]
+        elif value is not None:  # all its keys may be commented out
+            raise PlanError(f"{key}: {value!r:.80}", f"{key} of a recipe is a mapping", f"for example {_EXAMPLES[key]}")
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        again = next(key for i, (key, _) in enumerate(pairs) if key in dict(pairs[:i]))
+        raise PlanError(f"the key {again!r} is given twice, with and without its prefix", "a key has one value", "remove one")
     return values
 
 

@@ -13,12 +13,13 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from planish.compression import Int8
-from planish.compression.graph.onnx_graph import readers
 from planish.devices.kernels import onnxruntime_kernels
 from planish.errors import ModelError, TechniqueError
+from planish.export import ToOpenVino
 from planish.export.onnx.cleanup import clean_up
 from planish.export.onnx.onnx_file import _strip
 from planish.export.runtimes.registry import load
+from planish.files.onnx_nodes import readers
 from planish.progress import collecting_notes
 from planish.runs.external_onnx import file_job
 from planish.settings import ModelSettings
@@ -392,3 +393,74 @@ def test_one_number_for_two_classes_is_named(tmp_path: Path):
     net.weight, net.bias = net.weight[:1], net.bias[:1]
     with pytest.raises(ModelError, match="both logits"):
         opened(data, net.save(tmp_path / "net.onnx", net.linear(), shape=("N", 1)))
+
+
+def test_functions_in_a_file_are_quantized_and_converted(shapes: Path, tmp_path: Path):
+    net = Net()
+    file = net.save(tmp_path / "plain.onnx", net.linear(), opset=18)
+    model = onnx.load(str(file))
+    body = [helper.make_node("Conv", ["x", "w", "b"], ["t"]), helper.make_node("Relu", ["t"], ["r"])]
+    model.functions.append(helper.make_function("mine", "Block", ["x", "w", "b"], ["r"], body, [helper.make_opsetid("", 18)]))
+    model.opset_import.append(helper.make_opsetid("mine", 1))
+    del model.graph.node[:2]
+    model.graph.node.insert(0, helper.make_node("Block", ["x", "w", "b"], ["r"], domain="mine"))
+    onnx.save(model, str(tmp_path / "functions.onnx"))
+    job, _ = opened(shapes, tmp_path / "functions.onnx")
+    np.testing.assert_allclose(answers(job), expected(job, file), rtol=1e-4, atol=1e-4)
+    ToOpenVino().apply(job.artifact, job.task)
+    assert len(onnxruntime_kernels(Int8(calibration_images=8).apply(job.artifact, job.task).files[0])["int8"]) == 2
+
+
+def test_two_nodes_of_the_same_name_and_a_batch_of_0(shapes: Path, tmp_path: Path):
+    net = Net()
+    file = net.save(tmp_path / "plain.onnx", net.linear())
+    model = onnx.load(str(file))
+    for node in model.graph.node:
+        node.name = "same"
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 0
+    onnx.save(model, str(tmp_path / "net.onnx"))
+    job, _ = opened(shapes, tmp_path / "net.onnx")
+    np.testing.assert_allclose(answers(job), expected(job, file), rtol=1e-4, atol=1e-4)
+
+
+def test_a_double_input_of_a_float_network(shapes: Path, tmp_path: Path):
+    net = Net()
+    file = net.save(tmp_path / "plain.onnx", net.linear())
+    model = onnx.load(str(file))
+    model.graph.node.insert(0, helper.make_node("Cast", ["wide"], ["x"], to=TensorProto.FLOAT))
+    model.graph.input[0].name, model.graph.input[0].type.tensor_type.elem_type = "wide", TensorProto.DOUBLE
+    onnx.save(model, str(tmp_path / "net.onnx"))
+    job, notes = opened(shapes, tmp_path / "net.onnx")
+    assert any("float64 is computed in float32" in note for note in notes)
+    np.testing.assert_allclose(answers(job), expected(job, file), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("kind", "attributes", "elem", "words"),
+    [
+        ("Cast", {"to": TensorProto.STRING}, TensorProto.STRING, r"\(N, 3\).*one float per class"),
+        ("Cast", {"to": TensorProto.INT64}, TensorProto.INT64, r"int64 \(N, 3\).*one float per class"),
+        ("SplitToSequence", {"axis": 1}, None, "returns no tensor"),
+    ],
+)
+def test_outputs_that_are_no_floats_are_refused(
+    shapes: Path, tmp_path: Path, kind: str, attributes: dict[str, int], elem: int | None, words: str
+):
+    net = Net()
+    parts = [net.constant("parts", [1, CLASSES - 1], np.int64)] if elem is None else []
+    net.add(kind, [net.linear(), *parts], "z", **attributes)
+    file = net.save(tmp_path / "net.onnx", "z", kind=elem)
+    if elem is None:
+        model = onnx.load(str(file))
+        model.graph.output[0].CopyFrom(helper.make_tensor_sequence_value_info("z", TensorProto.FLOAT, None))
+        onnx.save(model, str(file))
+    with pytest.raises(ModelError, match=words):
+        opened(shapes, file)
+
+
+def test_a_resize_to_a_fixed_batch_is_named_as_such(shapes: Path, tmp_path: Path):
+    net = Net(batch=1)
+    net.nodes.insert(0, helper.make_node("Resize", ["x", "", "", net.constant("sizes", [1, 3, 8, 8], np.int64)], ["small"], mode="linear"))
+    net.nodes[1].input[0] = "small"
+    with pytest.raises(ModelError, match=r"does not take \d+ images at once.*made for 1.*dynamic_shapes"):
+        opened(shapes, net.save(tmp_path / "net.onnx", net.linear(), shape=(1, CLASSES)))

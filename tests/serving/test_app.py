@@ -7,8 +7,9 @@ import json
 import shutil
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -29,7 +30,7 @@ from planish.serving.limits import Limits
 from planish.serving.model import ServedModel
 from planish.serving.models import Entry, Models
 from planish.serving.occlusion import covered, lost, seen_region
-from planish.serving.serve import open_models
+from planish.serving.serve import _shares, open_models
 
 
 @pytest.fixture(scope="module")
@@ -256,6 +257,20 @@ def test_a_canary_answers_its_share(bundle: Path) -> None:
             Models(models, start, share)
 
 
+def test_canary_shares_that_are_1_in_decimals_are_accepted(bundle: Path) -> None:
+    models = open_models([f"shapes@{version}={bundle}" for version in range(4)])
+    start = partial(Entry, batcher=cast(Any, None), health=cast(Any, None))
+    shares = {("shapes", "1"): 0.33, ("shapes", "2"): 0.56, ("shapes", "3"): 0.11}  # one after the other in floats: more than 1
+    assert (0.33 + 0.56) + 0.11 > 1
+    served = Models(models, start, shares)
+    assert "0" not in {entry.model.version for entry in (served.find("shapes") for _ in range(200)) if entry}
+
+
+def test_a_version_has_one_share() -> None:
+    with pytest.raises(BundleError, match=r"shirts@2 is given two shares"):
+        _shares(["shirts@2=0.5", "shirts@2=0.25"])
+
+
 def test_a_bundle_that_is_replaced_while_the_service_starts_is_served(bundle: Path, other_bundle: Path, tmp_path: Path) -> None:
     mine = Path(shutil.copytree(bundle, tmp_path / "mine"))
     data, models = golden(bundle)[0][0], open_models([f"mine={mine}"])
@@ -293,3 +308,17 @@ def test_a_newer_bundle_is_exchanged_and_a_broken_one_is_not(bundle: Path, other
             assert answered.status_code == 200
             found = answered.json()
             assert found in (old, new)
+
+
+@pytest.mark.parametrize(
+    "path", ["/", "/v2/health/live", "/v2/health/ready", "/v2/models/shapes/ready", "/v1/models", "/metrics", "/nowhere"]
+)
+def test_head_is_answered_as_get_without_a_body(bundle: Path, path: str) -> None:
+    with TestClient(service(open_models([bundle]))) as client:
+        got, head = client.get(path), client.head(path)
+    assert (head.status_code, head.headers["content-type"], head.content) == (got.status_code, got.headers["content-type"], b"")
+
+
+def test_head_of_what_takes_post_is_refused(bundle: Path) -> None:
+    with TestClient(service(open_models([bundle]))) as client:
+        assert client.head("/predict").status_code == 405

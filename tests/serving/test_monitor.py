@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import io
 import json
 import re
@@ -19,6 +20,7 @@ from planish.errors import BundleError, DataError
 from planish.export import ToOnnx
 from planish.export.bundle.folder import SEAL, write_bundle
 from planish.export.bundle.reference import image_values
+from planish.progress import collecting_notes
 from planish.serving.http.app import service
 from planish.serving.monitoring.drift import DriftSettings
 from planish.serving.monitoring.labelling import find_label_candidates
@@ -191,3 +193,15 @@ def test_the_source_of_an_image_is_logged(job: Job, bundle: Path, tmp_path: Path
     assert named["source"].startswith("camera 7")
     assert len(named["source"]) <= 100
     assert "source" not in other
+
+
+def test_copies_and_packed_files_beside_a_log_are_named_and_not_read(bundle: Path, tmp_path: Path):
+    log = tmp_path / "log"
+    _write(log, bundle, [{"confidence": 0.5 + number / 100} for number in range(10)])
+    text = (log / LOG_FILE).read_bytes()
+    (log / f"{LOG_FILE}.1").write_bytes(text[: text.index(b"\n") + 1])
+    for name, content in ((f"{LOG_FILE}.bak", text), (f"{LOG_FILE}.2.gz", gzip.compress(text)), (f"{LOG_FILE}~", text)):
+        (log / name).write_bytes(content)
+    with collecting_notes() as notes:
+        assert len(list(records(log))) == 11
+    assert any(f"3 files beside the log are left out, such as {log / LOG_FILE}.2.gz" in note for note in notes)

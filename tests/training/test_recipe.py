@@ -149,3 +149,44 @@ def test_detectors_of_torchvisions_have_a_recipe_of_their_own(name: str) -> None
     assert (theirs, ours) == (load_recipe("objects-torchvision").training, load_recipe("objects").training)
     assert recipe_for("", name) == ""
     assert recipe_for("objects", torch.nn.Identity()) == "objects"
+
+
+@pytest.mark.parametrize("chain", [["one"], ["one", "two"], ["one", "two", "three"]])
+def test_a_recipe_that_is_its_own_base_is_refused(tmp_path: Path, chain: list[str]) -> None:
+    for name, base in zip(chain, [*chain[1:], chain[0]], strict=True):
+        (tmp_path / f"{name}.yaml").write_text(f"base: {base}.yaml\n")
+    with pytest.raises(PlanError, match=r"one\.yaml is its own base"):
+        load_recipe(tmp_path / "one.yaml")
+
+
+def test_a_base_lies_beside_the_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "recipes" / "base.yaml").write_text("base: finetune-few\ntraining: {epochs: 7}\n")
+    (tmp_path / "recipes" / "mine.yaml").write_text("base: base.yaml\nimage_size: 64\n")
+    monkeypatch.chdir(tmp_path)
+    recipe = load_recipe("recipes/mine.yaml")
+    assert (recipe.training.epochs, recipe.image_size) == (7, 64)
+    assert recipe.training.layer_decay == load_recipe("finetune-few").training.layer_decay
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("training: fast", r"training: 'fast'\. training of a recipe is a mapping"),
+        ("modifications: [norm]", r"modifications of a recipe is a mapping"),
+        ("training: {epochs: 3}\nepochs: 4", r"'training\.epochs' is given twice"),
+        ("norm: group\nmodifications: {norm: batch}", r"'modifications\.norm' is given twice"),
+        ("training:\n\tepochs: 3", r"line 2, column 1: .*'\\t'"),
+        ("schema_version: '1'", r"has schema_version '1'\."),
+    ],
+)
+def test_mistakes_in_a_recipe_are_one_line(tmp_path: Path, text: str, words: str) -> None:
+    (tmp_path / "mine.yaml").write_text(text)
+    with pytest.raises(PlanError, match=words) as found:
+        load_recipe(tmp_path / "mine.yaml")
+    assert "\n" not in str(found.value)
+
+
+def test_sections_with_all_keys_commented_out_change_nothing(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("training:\n#  epochs: 3\nmodifications:\nimage_size: 64\n")
+    assert load_recipe(tmp_path / "mine.yaml") == set_values(Recipe(), ["image_size=64"])

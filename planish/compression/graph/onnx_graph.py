@@ -1,4 +1,4 @@
-"""Operations on ONNX graphs that several techniques need: readers of a tensor, activation values, constant folding, metadata."""
+"""Operations on ONNX graphs that several techniques need: activation values, constant folding, metadata."""
 
 from __future__ import annotations
 
@@ -10,16 +10,7 @@ from pydantic import TypeAdapter
 
 from planish.artifact import Lineage
 from planish.devices.kernels import silent_options
-
-
-def readers(graph: Any) -> dict[str, list[Any]]:
-    """The nodes that read each tensor, by tensor name; tensors without readers are left out. A node reads what its bodies read."""
-    found: dict[str, list[Any]] = {}
-    for node in graph.node:
-        bodies = [body for attribute in node.attribute for body in (attribute.g, *attribute.graphs)]
-        for name in (*node.input, *(name for body in bodies for name in readers(body))):
-            found.setdefault(name, []).append(node)
-    return found
+from planish.files.onnx_nodes import name_nodes
 
 
 def session_for(model: Any, outputs: Sequence[str]) -> Any:
@@ -43,15 +34,6 @@ def fold(file: Path, folded: Path) -> None:
     name_nodes(model.graph)
     onnx.save(model, str(folded))
     quant_pre_process(str(folded), str(folded), skip_symbolic_shape=True)
-
-
-def name_nodes(graph: Any) -> None:
-    """Give each node a name of its own, in place; ONNX requires neither names nor that they differ."""
-    taken: set[str] = set()
-    for node in graph.node:
-        if not node.name or node.name in taken:
-            node.name = f"{node.op_type}_making_{next(filter(None, node.output), '')}"  # a tensor is made once
-        taken.add(node.name)
 
 
 def separate_constants(graph: Any) -> int:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from planish.compression.graph.onnx_graph import readers
+from planish.files.onnx_nodes import readers
 
 _SWEEPS = 10
 _ENOUGH = 1.01  # sweeps end when all scales are closer to 1 than this

@@ -18,7 +18,7 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from planish.artifact import RAW, Artifact, Step
-from planish.compression.graph.onnx_graph import fold, readers, separate_constants, set_metadata
+from planish.compression.graph.onnx_graph import fold, separate_constants, set_metadata
 from planish.compression.quantization.activation_ranges import Calibrator, Range, activation_ranges
 from planish.compression.quantization.bias_correction import add_biases, correct_biases
 from planish.compression.quantization.equalization import equalise
@@ -27,6 +27,7 @@ from planish.compression.quantization.weight_ranges import shared_weight_ranges
 from planish.devices.kernels import onnxruntime_kernels, require_integers
 from planish.devices.machine import saturates
 from planish.errors import TechniqueError, first_line
+from planish.files.onnx_nodes import readers
 from planish.files.workspace import fresh_folder
 from planish.progress import Stage
 from planish.technique import hyper_parameters

@@ -23,6 +23,7 @@ _WEIGHTS = {  # executed operations with weights, and the index of the input tha
     "ConvInteger": 1, "MatMulInteger": 1, "MatMulIntegerToFloat": 1, "DynamicQuantizeMatMul": 1,
     "MatMulNBits": 1, "QLinearConv": 3, "QLinearMatMul": 3, "QGemm": 3,
 }  # fmt: skip
+_WITH_BODIES = ("If", "Loop", "Scan")
 _PRECISIONS = {"float": "fp32", "float16": "fp16", "bfloat16": "bf16", "double": "fp64", "uint8": "int8", "int8": "int8"}
 
 
@@ -71,9 +72,8 @@ def _layers(graph: Any, events: list[dict[str, Any]], source: SourceGraph) -> It
     made_by = {tensor: node.name for node in graph.node for tensor in node.output}
     shapes = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
     found: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for event in events:
-        if event["cat"] == "Node" and event["name"].endswith(_SUFFIX):
-            found.setdefault((event["name"].removesuffix(_SUFFIX), event["args"].get("node_index", "")), []).append(event)
+    for event in _outer_events(events):
+        found.setdefault((event["name"].removesuffix(_SUFFIX), event["args"].get("node_index", "")), []).append(event)
     claimed: set[str] = set()
     for (name, _), calls in found.items():  # in the order of the first call, which is the order of execution
         arguments = calls[-1]["args"]
@@ -89,7 +89,8 @@ def _layers(graph: Any, events: list[dict[str, Any]], source: SourceGraph) -> It
                 claimed.add(origin.name)
                 known = {"weight": weights.shape, "weight_type": weights.type, "zeros": weights.zeros}
             known["source"] = origin.name if origin is not None else ""
-            known["macs"] = _macs(op, read, shape, executed, known.get("weight", ()))
+            computed = source.computed_shape(origin) if origin is not None and "Conv" in op else ()
+            known["macs"] = _macs(op, read, shape, executed, known.get("weight", computed))
         elif op == "Einsum" and node is not None:
             known["macs"] = einsum_macs(next(a.s.decode() for a in node.attribute if a.name == "equation"), read)
         inputs = () if node is None else tuple(dict.fromkeys(made_by[tensor] for tensor in node.input if tensor in made_by))
@@ -103,6 +104,17 @@ def _layers(graph: Any, events: list[dict[str, Any]], source: SourceGraph) -> It
             inputs=inputs,
             **known,
         )
+
+
+def _outer_events(events: Iterable[dict[str, Any]]) -> Iterable[dict[str, Any]]:
+    """The profiler's events of executed nodes in order, without nodes in the bodies of others, whose time is part of theirs."""
+    timed = (event for event in events if event["cat"] == "Node" and event["name"].endswith(_SUFFIX))
+    end = 0
+    for event in sorted(timed, key=lambda event: (event["ts"], -event["dur"])):
+        if event["ts"] >= end:
+            yield event
+            if event["args"]["op_name"] in _WITH_BODIES:
+                end = event["ts"] + event["dur"]
 
 
 def _middle(times: list[float]) -> float:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from planish.errors import ExportError, first_line
+from planish.files.onnx_nodes import inline_functions
 
 LAYERS = {"Conv": 1, "ConvTranspose": 1, "Gemm": 1, "MatMul": 1, "ConvInteger": 1, "MatMulInteger": 1, "QLinearConv": 3, "QLinearMatMul": 3}
 """Operations with weights, and which input holds them."""
@@ -42,9 +44,9 @@ class SourceGraph:
         import onnx
 
         try:
-            self.model = onnx.load(str(path))
+            self.model = inline_functions(onnx.load(str(path)))
         except Exception as error:  # protobuf raises its own kind
-            raise ExportError(f"{path} is not an ONNX file: {first_line(error)}", "explain reads .onnx and .xml files") from error
+            raise ExportError(f"{path} cannot be read: {first_line(error)}", "explain reads .onnx and .xml files") from error
         self.graph = self.model.graph
         taken = {node.name for node in self.graph.node}
         for i, node in enumerate(self.graph.node):
@@ -104,6 +106,24 @@ class SourceGraph:
         name = layer.input[LAYERS[layer.op_type]]
         above = self.made_by.get(name)
         return self.array(above.input[0] if above is not None and above.op_type == "DequantizeLinear" else name)
+
+    def computed_shape(self, layer: Any) -> tuple[int, ...]:
+        """Return the shape of a layer's weights that nodes of this graph compute; empty if it is not known."""
+        return self._computed_shapes.get(layer.input[LAYERS[layer.op_type]], ())
+
+    @cached_property
+    def _computed_shapes(self) -> dict[str, tuple[int, ...]]:
+        import onnx
+
+        try:
+            values = onnx.shape_inference.infer_shapes(self.model).graph.value_info
+        except Exception:  # files above 2 GB, and broken graphs that a runtime accepts
+            return {}
+        return {
+            value.name: tuple(side.dim_value for side in value.type.tensor_type.shape.dim)
+            for value in values
+            if all(side.dim_value for side in value.type.tensor_type.shape.dim)
+        }
 
     def activation_types(self) -> list[str]:
         """Return the type, such as ``int8`` or ``uint8``, of every activation that the file quantizes."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
+
+from planish.files.onnx_nodes import graphs, name_nodes
 
 _IR_VERSION = 8  # in older versions initialisers are also graph inputs, which no runtime can fold
 
@@ -28,7 +29,7 @@ def clean_up(model: Any) -> list[str]:
     inputs = [value for value in graph.input if value.name not in constants]
     del graph.input[:]
     graph.input.extend(inputs)
-    _name_nodes(graph)
+    name_nodes(graph)
     notes = [*_to_float32(model), *_no_dropout(graph)]
     _plain_gemm(graph)
     return notes
@@ -39,7 +40,7 @@ def add_prefix(graph: Any, prefix: str) -> None:
 
     ``onnx.compose.add_prefix`` (1.21) does not rename the tensors that such bodies read from the outer graph.
     """
-    for part in _graphs(graph):
+    for part in graphs(graph):
         for node in part.node:
             node.name = prefix + node.name
             for names in (node.input, node.output):
@@ -81,53 +82,19 @@ def free_batch(graph: Any, batch: int) -> None:
         node.attribute.extend(kept)
 
 
-def tensors_read(nodes: Iterable[Any]) -> set[str]:
-    """The names of the tensors that nodes and the bodies of ``If`` and ``Loop`` nodes read, which may be tensors of an outer graph."""
-    names: set[str] = set()
-    for node in nodes:
-        names.update(node.input)
-        for attribute in node.attribute:
-            for body in (attribute.g, *attribute.graphs):
-                names |= tensors_read(body.node)
-    return names
-
-
-def _graphs(graph: Any) -> Iterator[Any]:
-    """A graph and the bodies of its ``If`` and ``Loop`` nodes, recursively."""
-    from onnx import AttributeProto
-
-    yield graph
-    for node in graph.node:
-        for attribute in node.attribute:
-            inner = [attribute.g] if attribute.type == AttributeProto.GRAPH else list(attribute.graphs)
-            for body in inner:
-                yield from _graphs(body)
-
-
 def _constants(graph: Any) -> dict[str, Any]:
     """The constant tensors by name."""
     found = {tensor.name: tensor for tensor in graph.initializer}
     return found | {node.output[0]: a.t for node in graph.node if node.op_type == "Constant" for a in node.attribute if a.name == "value"}
 
 
-def _name_nodes(graph: Any) -> None:
-    """Give every node a unique name: names are optional in ONNX, but quantizers exclude layers by name."""
-    taken: set[str] = set()
-    for part in _graphs(graph):
-        for number, node in enumerate(part.node):
-            name = node.name or f"{node.op_type}_{number}"
-            while name in taken:
-                name += "_"
-            node.name = name
-            taken.add(name)
-
-
 def _to_float32(model: Any) -> list[str]:
-    """Convert half precision, and double precision if weights have it, to float32, which integer kernels are made from."""
+    """Convert half precision, and double precision if weights or inputs have it, to float32, which integer kernels are made from."""
     from onnx import TensorProto, numpy_helper
 
-    graphs = list(_graphs(model.graph))
-    wide = any(t.data_type == TensorProto.DOUBLE and len(t.dims) > 1 for graph in graphs for t in _constants(graph).values())
+    parts = list(graphs(model.graph))
+    wide = any(t.data_type == TensorProto.DOUBLE and len(t.dims) > 1 for graph in parts for t in _constants(graph).values())
+    wide |= any(value.type.tensor_type.elem_type == TensorProto.DOUBLE for value in model.graph.input)
     others = {TensorProto.FLOAT16: "float16", TensorProto.BFLOAT16: "bfloat16"} | ({TensorProto.DOUBLE: "float64"} if wide else {})
     seen: set[str] = set()
 
@@ -137,7 +104,7 @@ def _to_float32(model: Any) -> list[str]:
             values = numpy_helper.to_array(tensor).astype(np.float32)
             tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
 
-    for graph in graphs:
+    for graph in parts:
         for tensor in graph.initializer:
             widen(tensor)
         for node in graph.node:
@@ -153,14 +120,14 @@ def _to_float32(model: Any) -> list[str]:
                 value.type.tensor_type.elem_type = TensorProto.FLOAT
     if not seen:
         return []
-    for graph in graphs:
+    for graph in parts:
         graph.ClearField("value_info")
     return [f"what it computes in {' and '.join(sorted(seen))} is computed in float32"]
 
 
 def _no_dropout(graph: Any) -> list[str]:
     """Disable dropout that was exported in training mode, which ONNX Runtime ignores and OpenVINO does not support."""
-    found = [node for part in _graphs(graph) for node in part.node if node.op_type == "Dropout" and len(node.input) > 2]
+    found = [node for part in graphs(graph) for node in part.node if node.op_type == "Dropout" and len(node.input) > 2]
     for node in found:
         del node.input[1:]
     return ["its dropout, exported in training mode, is left out"] * bool(found)

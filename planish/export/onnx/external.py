@@ -15,10 +15,11 @@ from planish.artifact import InputSpec, Preprocessing
 from planish.devices.isolation import call_isolated
 from planish.devices.kernels import silent_options
 from planish.errors import ModelError, first_line
-from planish.export.onnx.cleanup import add_prefix, clean_up, free_batch, tensors_read
+from planish.export.onnx.cleanup import add_prefix, clean_up, free_batch
 from planish.export.onnx.onnx_file import pool_globally
 from planish.export.runtimes.first_load import limits_for
 from planish.files.mistaken_files import mistaken_file
+from planish.files.onnx_nodes import inline_functions, name_nodes, tensors_read
 from planish.files.reading import DAMAGED, describe, require_regular
 
 if TYPE_CHECKING:
@@ -94,7 +95,9 @@ def read_external(file: Path) -> ExternalModel:
     except Exception as error:  # protobuf's own exceptions, and those of reading weights from other files
         raise ModelError(f"{file} cannot be read: {first_line(error)}", "it is an ONNX file, its weights in it or beside it") from error
     _require_text(model, file)
+    model = inline_functions(model)
     _refuse_nodes(model, file)
+    name_nodes(model.graph)  # ONNX Runtime refuses files in which two nodes have the same name
     known = {tensor.name for tensor in model.graph.initializer}
     inputs = [value for value in model.graph.input if value.name not in known]
     inputs_text = ", ".join(f"{value.name} {_shape_words(value)}" for value in inputs) or "nothing"
@@ -102,6 +105,9 @@ def read_external(file: Path) -> ExternalModel:
     floats = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16, onnx.TensorProto.DOUBLE)
     if kind is None or kind.elem_type not in floats or len(kind.shape.dim) != 4:
         raise ModelError(f"{file} takes {inputs_text}", "a classifier takes one float tensor of images (N, C, H, W)", "export it so")
+    for dim in kind.shape.dim:
+        if dim.HasField("dim_value") and dim.dim_value <= 0:  # as some exporters write what is dynamic
+            dim.ClearField("dim_value")
     batch, channels, height, width = (d.dim_value if d.dim_value > 0 else None for d in kind.shape.dim)
     if channels not in (1, 3, None):
         nhwc = "; for TensorFlow: tf2onnx --inputs-as-nchw" if width in (1, 3) else ""
@@ -229,26 +235,27 @@ def add_normalisation(
     _drop_unused(graph)
     graph.ClearField("value_info")
     model.ClearField("metadata_props")
-    (found,) = _run(model, "images", [sample])[0]
+    rule = f"a file that ships takes any number of images, and this one was made for {foreign.batch or 'any'}"
+    try:
+        (found,) = _run(model, "images", [sample])[0]
+    except ModelError as error:
+        raise ModelError(f"the file does not take {len(sample)} images at once: {error.received}", rule, _EXPORT) from error
     if found.shape == expected.shape:
         found, expected = (_determined(values, kind) for values in (found, expected))
     if found.shape != expected.shape or not np.abs(found - expected).max() <= _TOLERANCE * np.abs(expected).max():
-        raise ModelError(
-            f"{len(sample)} images at once do not get the answers that they get one by one",
-            f"a file that ships takes any number of images, and this one was made for {foreign.batch or 'any'}", _EXPORT,
-        )  # fmt: skip
+        raise ModelError(f"{len(sample)} images at once do not get the answers that they get one by one", rule, _EXPORT)
     return model, notes
 
 
 def _outputs(model: Any, batch: int, spec: InputSpec, preprocessing: Preprocessing, sample: Pixels) -> dict[str, Any]:
-    """The outputs of a file by name, one row per image, computed one image at a time."""
+    """The outputs of a file that are tensors by name, one row per image, computed one image at a time."""
     mean, std = (np.array(values, np.float32) for values in (preprocessing.mean, preprocessing.std))
     images = ((sample.astype(np.float32) / 255 - mean) / std).transpose(0, 3, 1, 2).astype(np.float32)
     known = {tensor.name for tensor in model.graph.initializer}
     taken = next(value.name for value in model.graph.input if value.name not in known)
     rows = _run(model, taken, [np.repeat(image[None], batch, axis=0) for image in images])
-    names = [output.name for output in model.graph.output]
-    return {name: np.concatenate([np.atleast_1d(row[i])[:1] for row in rows]) for i, name in enumerate(names)}
+    tensors = {output.name: i for i, output in enumerate(model.graph.output) if isinstance(rows[0][i], np.ndarray)}
+    return {name: np.concatenate([np.atleast_1d(row[i])[:1] for row in rows]) for name, i in tensors.items()}
 
 
 def _logits_output(values: Mapping[str, Any], classes: int, labels: Any) -> tuple[str, list[str]]:
@@ -256,16 +263,18 @@ def _logits_output(values: Mapping[str, Any], classes: int, labels: Any) -> tupl
 
     Of several, the one that is correct for most images is chosen, then one that does not contain probabilities, then the first.
     """
-    given = ", ".join(f"{name} (N{''.join(f', {side}' for side in v.shape[1:])})" for name, v in values.items())
-    fitting = [name for name, v in values.items() if v.ndim > 1 and v.shape[1] == classes == v[0].size]
+    given = (
+        ", ".join(f"{name} {v.dtype.name} (N{''.join(f', {side}' for side in v.shape[1:])})" for name, v in values.items()) or "no tensor"
+    )
+    fitting = [name for name, v in values.items() if v.dtype.kind == "f" and v.ndim > 1 and v.shape[1] == classes == v[0].size]
     if not fitting:
         if any(v.dtype.kind in "iu" and v[0].size == 1 for v in values.values()):
             raise ModelError(
-                f"the file returns {given}: labels, not scores", "a classifier returns one number per class", "export it without its argmax"
+                f"the file returns {given}: labels, not scores", "a classifier returns one float per class", "export it without its argmax"
             )
         single = classes == 2 and any(v.dtype.kind == "f" and v[0].size == 1 for v in values.values())
         raise ModelError(
-            f"the file returns {given}, and the data has {classes} classes", "a classifier returns one number per class",
+            f"the file returns {given}, and the data has {classes} classes", "a classifier returns one float per class",
             "export both logits, for example torch.cat([-z / 2, z / 2], 1)" if single else "give the data it was trained for",
         )  # fmt: skip
     if broken := [name for name in fitting if not np.isfinite(values[name]).all()]:

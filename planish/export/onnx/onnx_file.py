@@ -15,8 +15,8 @@ from pydantic.dataclasses import dataclass
 from planish.artifact import RAW, Artifact, Step
 from planish.errors import ExportError
 from planish.export.checks.file_checks import check_integers, check_outputs, named, torch_outputs
-from planish.export.onnx.cleanup import tensors_read
 from planish.export.quiet import explain_export, quiet
+from planish.files.onnx_nodes import tensors_read
 from planish.files.workspace import fresh_folder
 
 if TYPE_CHECKING:

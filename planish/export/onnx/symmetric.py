@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from planish.errors import ExportError
-from planish.export.onnx.cleanup import tensors_read
+from planish.files.onnx_nodes import tensors_read
 
 
 def symmetric(data: bytes) -> bytes:

@@ -78,6 +78,11 @@ def registered() -> dict[str, type[Runtime]]:
     return RUNTIMES | {entry.name: entry.load() for entry in entry_points(group="planish.runtimes")}
 
 
+def with_variants() -> dict[str, type[Runtime]]:
+    """All runtimes by name, and their ``DEFAULT_PRECISION`` variants."""
+    return registered() | {kind.name: kind for kind in DEFAULT_PRECISION.values()}
+
+
 def available(format_: str | None = None) -> list[str]:
     """The names of the runtimes that work on this machine, and that open ``format_`` if it is given."""
     return [name for name, kind in registered().items() if (format_ is None or format_ in kind.formats) and kind.version()]
@@ -94,7 +99,7 @@ def find(name: str) -> type[Runtime]:
     Raises:
         RuntimeMissingError: there is none, or it is not installed.
     """
-    runtimes = registered() | {kind.name: kind for kind in DEFAULT_PRECISION.values()}
+    runtimes = with_variants()
     if name not in runtimes:
         near = difflib.get_close_matches(name, runtimes, n=1)
         raise RuntimeMissingError(

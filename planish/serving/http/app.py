@@ -25,7 +25,7 @@ from planish.serving.batching import Batcher
 from planish.serving.health import Health, keep_checking
 from planish.serving.http.errors import RefusedError
 from planish.serving.http.handling import RequestHandler, error_response
-from planish.serving.http.headers import SecurityHeaders
+from planish.serving.http.headers import HeadRequests, SecurityHeaders
 from planish.serving.http.keys import KeyCheck
 from planish.serving.http.openapi import (
     HEALTH,
@@ -103,6 +103,7 @@ def service(
     if limits.keys:
         app.add_middleware(KeyCheck, keys=limits.keys)
     app.add_middleware(SecurityHeaders)
+    app.add_middleware(HeadRequests)
     if limits.cors_origins:  # handled before the keys are checked, as browsers' preflight requests have none
         app.add_middleware(
             CORSMiddleware, allow_origins=limits.cors_origins, allow_methods=["GET", "POST"],

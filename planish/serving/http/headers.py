@@ -1,4 +1,4 @@
-"""Security headers of all responses, for browsers that show the page."""
+"""Headers of all responses: those that protect browsers which show the page, and ``HEAD`` requests, whose responses are only headers."""
 
 from __future__ import annotations
 
@@ -34,3 +34,19 @@ class SecurityHeaders:
             await send(message)
 
         await self._app(scope, receive, with_headers)
+
+
+class HeadRequests:
+    """ASGI middleware: a ``HEAD`` request gets the headers of the ``GET`` request, as load balancers check health. The server, which still
+    sees ``HEAD``, sends no body.
+
+    Args:
+        app: the wrapped application.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        is_head = scope["type"] == "http" and scope["method"] == "HEAD"
+        await self._app({**scope, "method": "GET"} if is_head else scope, receive, send)

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 
 from planish.errors import DataError
 from planish.export.bundle.folder import DESCRIPTION
-from planish.progress import Stage
+from planish.progress import Stage, note
 from planish.serving.monitoring.recorder import LOG_FILE
 
 _TEXT, _NUMBERS = ("model", "version", "bundle"), ("time", "seconds")  # required fields
@@ -38,8 +38,17 @@ def records(log: Path, left_out: Counter[str] | None = None) -> Iterator[dict[st
         found = "is a file" if log.exists() else "does not exist"
         raise DataError(f"{log} {found}", "a log is a folder", "it is written by: planish serve --log FOLDER")
     folders: dict[Path, list[Path]] = defaultdict(list)
+    others = []
     for file in sorted(log.rglob(f"{LOG_FILE}*"), key=lambda file: -int(file.suffix[1:]) if file.suffix[1:].isdigit() else 0):
-        folders[file.parent].append(file)
+        if file.name == LOG_FILE or file.name.removeprefix(f"{LOG_FILE}.").isdigit():
+            folders[file.parent].append(file)
+        else:
+            others.append(file)
+    if others:  # copies, whose records would count twice, and packed files
+        note(
+            f"{len(others)} files beside the log are left out, such as {min(others)}: a log is {LOG_FILE}, {LOG_FILE}.1 and so on; unpack "
+            "or rename what belongs to it"
+        )
     if not folders:
         fix = "this is a bundle; the log comes first: planish monitor LOG BUNDLE" if (log / DESCRIPTION).exists() else ""
         raise DataError(f"{log} has no {LOG_FILE}", "it is written by: planish serve --log FOLDER", fix)
