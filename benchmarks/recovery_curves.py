@@ -9,22 +9,20 @@ from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from planish.compression import LatencyPruning
 from planish.plan import Plan
 from planish.runs.original import stored_original
 from planish.runs.runner import Runner, extend
 from planish.runs.store import Store
+from planish.search.trials.proposals import Level
 from planish.settings import ModelSettings, OriginalSettings
 from planish.training import Distill
 from planish.training.original import original_settings
 from planish.training.prepare import prepare_job
-from planish.search.trials.proposals import Level
 
 LEVELS = (Level(1.5), Level(2.5), Level(4.0), Level(1.0, 0.75), Level(2.0, 0.75), Level(blocks=0.5))
 

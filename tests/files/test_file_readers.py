@@ -24,7 +24,7 @@ GATED = {
     "torch.export.load": {"export/runtimes/torch.py", "export/litert_convert.py"},
     "deserialize_cuda_engine": {"export/runtimes/tensorrt.py"},
     "load_program": {"export/runtimes/executorch.py"},
-    "exec_module": {"models/zoo.py"},
+    "exec_module": {"models/factories.py"},
 }
 # What these are called on is the package's own text, and comes from no file of others.
 OWN_TEXT = {

@@ -66,8 +66,9 @@ def test_each_phase_gets_what_the_one_before_returned(calls: list[Call]) -> None
     plans = {str(trial.plan): trial for trial in screening.trials}
     for trial in trained:
         rounds = [step for step in trial.plan.steps if step.name == "distill"]
-        assert len(trial.history) == len(rounds) > 0
-        start = plans.get(str(Plan(*trial.plan.steps[: -len(rounds)])))
+        assert len(trial.history) == len(rounds)
+        assert rounds or trial.last_drop.value <= 1, "only what is within the limit is handed on untrained"
+        start = plans.get(str(Plan(*trial.plan.steps[: len(trial.plan.steps) - len(rounds)])))
         assert start is None or start.measurements == trial.measurements, "training changes neither latency nor size"
     assert any(trial.name in {one.name for one in screening.trials} for trial in trained)
     finalists = {candidate.key.partition("@")[0] for candidate in result.candidates if candidate.stage == "measured"}
