@@ -8,7 +8,7 @@ from planish.measurement import Measurement, Metric
 from planish.plan import Plan
 from planish.report import formatting as words
 from planish.report.terminal import candidate_table
-from planish.search.choice import choose_candidate, describe_miss, frontier, misses
+from planish.search.choice import choose_candidate, describe_miss, frontier, limit, misses
 from planish.search.proposals import Level, Trial, expected_drop, interpolated_level, next_stronger, priority
 from planish.search.result import CandidateResult, Goal
 from planish.search.verdict import shortfall, verdict
@@ -63,7 +63,7 @@ def test_changes_say_better_or_worse() -> None:
     assert words.change_in_unit(better) == "0.100 mm better"
     assert words.change_interval(worse) == "0.0390 worse to 0.0410 worse"
     assert [str(column.header) for column in candidate_table([BETTER, WORSE]).columns][2] == "mm"
-    assert words.limit(GOAL, "mm") == "0.05 mm"
+    assert limit(GOAL, "mm") == "0.05 mm"
 
 
 def trial(drop: float, latency: float = 5.0, speedup: float = 2.0, unit: float = 1.0) -> Trial:
