@@ -79,11 +79,13 @@ class GoalSettings:
         max_drop: maximum drop of the primary metric, in its unit; None for one point.
         max_latency: maximum latency of one batch: ``5ms``, or milliseconds.
         max_size: maximum size of the shipped files: ``4MB``, or bytes.
+        risk: accepted probability that the drop on new images is above the maximum; None for 0.2.
     """
 
     max_drop: float | None = None
     max_latency: str | float | None = None
     max_size: str | float | None = None
+    risk: float | None = None
 
 
 @dataclass(frozen=True)

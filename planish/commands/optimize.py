@@ -26,6 +26,7 @@ def optimize(
     max_drop: float | None = None,
     max_latency: str | float | None = None,
     max_size: str | float | None = None,
+    risk: float | None = None,
     runtime: str = "auto",
     threads: int = 1,
     batch: int = 1,
@@ -59,6 +60,8 @@ def optimize(
         max_drop: Maximum drop of the task's primary metric, 1 point by default; in the metric's own unit if that is not percent.
         max_latency: Maximum latency of one batch: 5ms, 800us.
         max_size: Maximum size of the shipped files: 4MB, 512KiB.
+        risk: Accepted probability that the shipped model loses more than the maximum drop on new images, 0.2 by default. 0.05 needs more
+            validation images to ship a faster model; 0.5 ships whatever is within the limit on validation.
         runtime: Runtime to deploy to: auto, onnxruntime, openvino, or another listed by `planish doctor`. OpenVINO is also tried
             in its default precision where that is bf16.
         threads: Number of threads the runtime may use.
@@ -105,7 +108,7 @@ def optimize(
     result = search(
         read,
         model=ModelSettings(model, weights, image_size, resize, channel_list(mean), channel_list(std), task),
-        goal=GoalSettings(max_drop, max_latency, max_size),
+        goal=GoalSettings(max_drop, max_latency, max_size, risk),
         target=DeploymentTarget(runtime, threads, batch),
         original=OriginalSettings(epochs, augmentation, train_mode),
         teaching=Teaching([] if students is not None and list(students) == ["none"] else students, teachers),

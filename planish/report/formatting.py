@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from planish.goal import Goal
 from planish.measurement import Measurement, digits_of, in_words, size_change
 from planish.search.result import CandidateResult, Result
 
@@ -155,11 +154,6 @@ def _changed(drop: Measurement, lost: float, unit: str = "") -> str:
 def change_heading(unit: str, word: str = "Change") -> str:
     """Return the heading of a column of changes: ``Change, points``."""
     return f"{word}, {unit}" if unit else word
-
-
-def limit(goal: Goal, unit: str) -> str:
-    """Format the largest accepted drop: ``1 point``, ``0.5 points``, ``0.5 mm``."""
-    return f"{goal.max_drop_points:g} {'point' if unit == 'points' and goal.max_drop_points == 1 else unit}".rstrip()
 
 
 def change_word(drop: Measurement) -> str:

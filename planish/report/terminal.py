@@ -88,6 +88,8 @@ def verdict_panel(result: Result) -> Panel:
             ratio, own = result.latency_ratios[runtime], baseline.measurements.get(result.metric)
             reached = f", which reaches {words.show(own)} {words.metric(result.metric)}" if own else ""
             lines.append(Text(f"{words.show(ratio)} against the original in {words.runtime_name(runtime)}{reached}"))
+    if result.choice:
+        lines.append(Text(result.choice))
     if result.goal_met:
         lines.append(Text("✓ goal met", style="green"))
     else:

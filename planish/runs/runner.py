@@ -21,6 +21,7 @@ from planish.errors import PlanishError
 from planish.evaluation.evaluate import evaluate
 from planish.evaluation.latency import LatencyReport, LatencySettings, Subject, measure_latency
 from planish.evaluation.size import size_bytes
+from planish.evaluation.statistics.drop_risk import drop_risk
 from planish.evaluation.statistics.intervals import paired_difference
 from planish.evaluation.torch_predictor import TorchPredictor
 from planish.export.runtimes.registry import imports, load
@@ -122,6 +123,11 @@ class Runner:
         """
         there, here = self.scores(*against, split), self.scores(plan, runtime, split)
         return replace(metric_of(self.task).drop(paired_difference(there, here), len(here)), runtime=runtime)
+
+    def drop_risk(self, plan: Plan, runtime: str, against: tuple[Plan, str], split: SplitName, limit: float) -> Measurement:
+        """Return the risk, in percent, that this drop on new images is above a limit, in the same unit; see ``drop_risk``."""
+        there, here = self.scores(*against, split), self.scores(plan, runtime, split)
+        return replace(drop_risk(there, here, limit, metric_of(self.task)), runtime=runtime)
 
     def score(self, plan: Plan, runtime: str, split: SplitName) -> float:
         """Return the primary metric, in its unit."""

@@ -5,18 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from planish.evaluation.statistics.drop_risk import images_needed
 from planish.goal import Goal
 from planish.measurement import Measurement, digits_of
 from planish.search.result import CandidateResult
 
-# A drop is estimated on a finite validation split, and selecting the best of several candidates makes the estimate optimistic. A margin of
-# one standard error (Breiman et al. 1984, the "one standard error rule") makes it likely that the limit also holds on new images.
 _STANDARD_ERRORS_IN_INTERVAL = 2 * 1.96
 _LEAST_POINTS = 0.1  # divisor when the maximum drop is 0
 
 
 def drop_upper_bound(drop: Measurement) -> float:
-    """Return the drop on validation plus one standard error."""
+    """Return the drop on validation plus one standard error (Breiman et al. 1984), by which trials are ranked."""
     if drop.low is None or drop.high is None:
         return drop.value
     return drop.value + (drop.high - drop.low) / _STANDARD_ERRORS_IN_INTERVAL
@@ -32,10 +31,17 @@ def lower_end(measurement: Measurement) -> float:
     return measurement.value if measurement.low is None else measurement.low
 
 
+def risk_of(candidate: CandidateResult) -> float:
+    """Return the risk, 0 to 1, that the candidate's drop on new images is above the limit; 0 for the original."""
+    risk = candidate.measurements.get("drop_risk")
+    return 0.0 if risk is None else risk.value / 100
+
+
 def misses(candidate: CandidateResult, goal: Goal) -> dict[str, float]:
     """Return by how much the candidate exceeds each limit, as a fraction of the limit; empty if it meets them all.
 
-    For latency the upper end of the confidence interval must be within the limit; for the drop the point estimate is used.
+    For latency the upper end of the confidence interval must be within the limit; for the drop the point estimate is used, and
+    ``choose_candidate`` limits the risk that it is larger on new images.
     """
     found = {}
     drop = candidate.measurements["drop_validation"].value
@@ -51,7 +57,10 @@ def misses(candidate: CandidateResult, goal: Goal) -> dict[str, float]:
 
 
 def choose_candidate(candidates: Sequence[CandidateResult], original: CandidateResult, goal: Goal) -> CandidateResult:
-    """Return the fastest measured candidate that meets every limit, preferring those whose drop plus one standard error is within it.
+    """Return the fastest measured candidate that meets every limit, and whose drop on new images is likely enough within its limit.
+
+    Its risk must be at most ``goal.risk``, because a drop is measured on few images, and the best of several appears better than it is. If
+    there is no such candidate, the one with the smallest risk is returned; docs/decisions/0108 compares this with other rules.
 
     A candidate that is shown to be slower than the original is not chosen if the original meets every limit itself. If none meets every
     limit, return the candidate (or original) within the accuracy limit that exceeds the other limits least; if none is within the accuracy
@@ -60,9 +69,8 @@ def choose_candidate(candidates: Sequence[CandidateResult], original: CandidateR
     measured = [c for c in candidates if c.stage == "measured"]
     enough = math.inf if misses(original, goal) else upper_end(original.measurements["latency_ms"])
     meeting = [c for c in measured if not misses(c, goal) and lower_end(c.measurements["latency_ms"]) <= enough]
-    safe = [c for c in meeting if drop_upper_bound(c.measurements["drop_validation"]) <= goal.max_drop_points]
-    if safe or meeting:
-        return min(safe or meeting, key=lambda c: c.measurements["latency_ms"].value)
+    if meeting:
+        return min(meeting, key=lambda c: (max(risk_of(c), goal.risk), c.measurements["latency_ms"].value))
     accurate = [c for c in [*measured, original] if "accuracy" not in misses(c, goal)]
     if not accurate:
         return original
@@ -93,6 +101,33 @@ def frontier(candidates: Sequence[CandidateResult]) -> list[CandidateResult]:
 def format_drop(amount: float, unit: str) -> str:
     """Format a drop: ``0.50`` if the unit is points (the caller adds the word), ``0.012 mm`` otherwise."""
     return f"{amount:,.{digits_of(unit, amount)}f}" + f" {unit}" * (unit not in ("", "points"))
+
+
+def limit(goal: Goal, unit: str) -> str:
+    """Format the largest accepted drop: ``1 point``, ``0.5 points``, ``0.5 mm``."""
+    return f"{goal.max_drop_points:g} {'point' if unit == 'points' and goal.max_drop_points == 1 else unit}".rstrip()
+
+
+def format_risk(risk: Measurement) -> str:
+    """Format a risk: ``18 %``, ``3.2 %``, ``less than 0.1 %``."""
+    return "less than 0.1 %" if risk.value < 0.1 else f"{risk.value:.2g} %"
+
+
+def describe_doubt(candidate: CandidateResult, goal: Goal) -> str:
+    """Describe that the risk is above the accepted one, and the number of images that would tell; empty if it is not.
+
+    For example ``393 validation images cannot tell whether it stays within 1 point: the risk is 24 %, at most 20 % is accepted; about 710
+    would tell``.
+    """
+    if risk_of(candidate) <= goal.risk:
+        return ""
+    risk, within = candidate.measurements["drop_risk"], limit(goal, candidate.measurements["drop_validation"].unit)
+    needed = images_needed(risk_of(candidate), goal.risk, risk.n)
+    more = f"about {needed:,.0f} would" if math.isfinite(needed) else "a million would not either"
+    return (
+        f"{risk.n:,} validation images cannot tell whether it stays within {within}: the risk is {format_risk(risk)}, at most "
+        f"{100 * goal.risk:g} % is accepted; {more}"
+    )
 
 
 def loss(drop: Measurement) -> str:

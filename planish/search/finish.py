@@ -16,7 +16,7 @@ from planish.plan import Plan
 from planish.progress import note
 from planish.runs.precision import precision_name
 from planish.runs.record import OpenRun
-from planish.search.choice import choose_candidate, describe_miss, drop_upper_bound, frontier, misses
+from planish.search.choice import choose_candidate, describe_doubt, describe_miss, drop_upper_bound, frontier, misses
 from planish.search.evidence import errors, per_class, write_evidence
 from planish.search.provenance import sources
 from planish.search.result import CandidateResult, ClassResult, ErrorResult, Result
@@ -33,7 +33,7 @@ from planish.search.time_estimates import (
     writing_seconds,
 )
 from planish.search.trials.proposals import Trial, priority
-from planish.search.verdict import shortfall, verdict
+from planish.search.verdict import reasons, shortfall, verdict
 from planish.settings import DeploymentTarget
 from planish.task import metric_of
 from planish.training.prepare import Job
@@ -89,6 +89,7 @@ def finish(search: Search, job: Job, trials: Sequence[Trial], record: OpenRun, m
         goal=search.goal,
         goal_met=not missed,
         shortfall=missed,
+        choice=reasons(after, others, search.goal),
         baseline=before,
         baselines={runtime: measured[original] for runtime, original in baselines.items()},
         chosen=after,
@@ -202,6 +203,8 @@ def _candidate(
         "metric_validation": _named(metric, "metric_validation"),
         "drop_validation": _named(drop, "drop_validation"),
     }
+    if shipped not in search.originals:
+        everything["drop_risk"] = search.drop_risk(shipped, reference)
     if network.module is not None:
         everything["macs"] = macs(network.module, network.input_spec)
     candidate = search.show(key, shipped, "baseline" if shipped in search.originals else "measured", everything)
@@ -255,4 +258,5 @@ def _why(candidate: CandidateResult, chosen: CandidateResult, goal: Goal) -> Can
     if miss:
         return replace(candidate, reason=miss)
     faster = candidate.measurements["latency_ms"].value < chosen.measurements["latency_ms"].value
-    return replace(candidate, reason="too close to the limit of what may be lost to be safe" if faster else "the chosen one is faster")
+    doubt = describe_doubt(candidate, goal) if faster else ""
+    return replace(candidate, reason=doubt or "the chosen one is faster" + " by the session that the choice was based on" * faster)

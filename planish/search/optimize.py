@@ -19,7 +19,7 @@ from planish.export import ToOnnx
 from planish.export.runtimes.registry import available, default_precision_runtimes, find
 from planish.export.steps import steps_from_onnx
 from planish.files.trust import trust
-from planish.goal import Goal
+from planish.goal import DEFAULT_RISK, Goal
 from planish.models.zoo import factory_file
 from planish.plan import Plan
 from planish.progress import note
@@ -102,6 +102,7 @@ def optimize(
         max_drop_points=1.0 if goal.max_drop is None else goal.max_drop,
         max_latency_ms=None if goal.max_latency is None else units.milliseconds(goal.max_latency),
         max_size_bytes=None if goal.max_size is None else units.size_bytes(goal.max_size),
+        risk=DEFAULT_RISK if goal.risk is None else _accepted(goal.risk),
     )
     allowed = tuple(available("onnx")) if runtime == "auto" else (_found(runtime),)
     _check(limits, target.threads, target.batch)
@@ -119,7 +120,7 @@ def optimize(
         "train": train_mode, "skip_bad": run.skip_bad, "seed": seed, "resize": model.resize, "task": model.task,
         "mean": None if model.mean is None else list(model.mean), "std": None if model.std is None else list(model.std),
         "students": None if teaching.students is None else list(teaching.students), "teachers": teachers,
-        "max_drop": limits.max_drop_points,
+        "max_drop": limits.max_drop_points, "risk": limits.risk,
         "max_latency_ms": limits.max_latency_ms, "max_size_bytes": limits.max_size_bytes, "budget": seconds, "processor": cpu_model(),
     }  # fmt: skip
     with run_folder(folder, job_settings, run.resume) as record:
@@ -220,6 +221,17 @@ def _check(limits: Goal, threads: int, batch: int) -> None:
         raise GoalError(f"{threads} threads", f"this machine has {cores} cores", f"choose 1 to {cores}")
     if not 1 <= batch <= 1024:
         raise GoalError(f"a batch of {batch} images", "it is between 1 and 1024", "for example --batch 1")
+
+
+def _accepted(risk: float) -> float:
+    if not 0 < risk <= 0.5:
+        meant = f"{risk / 100:g}" if 1 <= risk <= 50 else "0.1"
+        raise GoalError(
+            f"a risk of {risk:g}",
+            "it is a probability above 0, at most 0.5",
+            f"for example --risk {meant}, which is {100 * float(meant):g} %",
+        )
+    return risk
 
 
 def limits_in_metric_unit(limits: Goal, max_drop: float | None, task: Task) -> Goal:

@@ -27,9 +27,10 @@ class CandidateResult:
         summary: short description: ``channels -50 %, distilled 6 epochs, INT8``.
         runtime: ``onnxruntime``, ``openvino``, ...
         stage: the last stage it reached: ``baseline``, ``screened``, ``trained``, ``measured``.
-        measurements: by name. ``metric_validation``, ``drop_validation`` (paired, see ``Result.drop``), ``latency_ms``,
-            ``latency_p95_ms``, ``latency_ratio`` (baseline / this; above 1 is faster), ``size_bytes``, ``macs``,
-            ``peak_memory_bytes``; for baseline and chosen also the test metrics, ``accuracy`` or ``map`` and so on.
+        measurements: by name. ``metric_validation``, ``drop_validation`` (paired, see ``Result.drop``), ``drop_risk`` (probability in
+            percent that the drop on new images is above the limit; not of originals), ``latency_ms``, ``latency_p95_ms``, ``latency_ratio``
+            (baseline / this; above 1 is faster), ``size_bytes``, ``macs``, ``peak_memory_bytes``; for baseline and chosen also the test
+            metrics, ``accuracy`` or ``map`` and so on.
         meets_goal: whether it meets every limit, with the drop on validation.
         reason: why it was stopped, refused or not chosen; empty for the chosen one.
     """
@@ -127,6 +128,7 @@ class Result(RunRecord):
         goal: the limits.
         goal_met: whether the chosen candidate meets every limit on validation, and its drop on test does too; for latency the upper
             end of the interval counts.
+        choice: describes why the chosen candidate was chosen, and a faster one that was not because there are too few validation images.
         shortfall: describes by how much the nearest candidate exceeds the limits; empty if the goal is met.
         baseline: the original model in the runtime in which it is fastest on this machine.
         baselines: the original in fp32 in every runtime, and in OpenVINO's default precision if that is not fp32 (with its own accuracy).
@@ -164,6 +166,7 @@ class Result(RunRecord):
     data: dict[str, Any]
     budget: BudgetUse
     shortfall: str = ""
+    choice: str = ""
     metric: str = "accuracy"
     class_names: tuple[str, ...] = ()
     errors: list[ErrorResult] = Field(default_factory=list)

@@ -187,6 +187,11 @@ class Search:
         self.journal.drop_sources[shipped.key] = own, other
         return self.runner.drop(*own, other, "validation")
 
+    def drop_risk(self, shipped: DeployedCandidate, against: DeployedCandidate) -> Measurement:
+        """Return the risk, in percent, that this drop on new images is above the limit."""
+        other = against.plan, against.runtime
+        return self.runner.drop_risk(shipped.plan, shipped.runtime, other, "validation", self.goal.max_drop_points)
+
     def knowledge(self) -> float:
         """Return the original's score on calibration images: in percent, or, for a metric in another unit, its difference from guessing."""
         task, metric = self.runner.task, metric_of(self.runner.task)

@@ -8,7 +8,16 @@ from dataclasses import replace
 from planish.evaluation.latency import verdict as speed_verdict
 from planish.goal import Goal
 from planish.measurement import Measurement, Metric, digits_of, size_change
-from planish.search.choice import describe_miss, format_drop, misses, nearest_miss
+from planish.search.choice import (
+    describe_doubt,
+    describe_miss,
+    format_drop,
+    format_risk,
+    limit,
+    misses,
+    nearest_miss,
+    risk_of,
+)
 from planish.search.result import CandidateResult
 
 
@@ -37,6 +46,37 @@ def verdict(ratio: Measurement, noise_floor: Measurement, size_ratio: float, dro
 def _size(ratio: float) -> str:
     times, word = size_change(ratio)
     return word if times == 1 else f"{times:.{1 if times >= 2 else 2}f}x {word}"
+
+
+def reasons(chosen: CandidateResult, others: Sequence[CandidateResult], goal: Goal) -> str:
+    """Describe why a candidate was chosen, and the fastest one that was passed over because there are too few validation images.
+
+    Empty if an original was chosen.
+
+    Args:
+        chosen: the chosen candidate.
+        others: all measured candidates, including the chosen one.
+        goal: the limits.
+    """
+    if (risk := chosen.measurements.get("drop_risk")) is None:
+        return ""
+    unit = chosen.measurements["drop_validation"].unit
+    worse = f"losing more than {limit(goal, unit)}" if unit == "points" else f"being more than {limit(goal, unit)} worse"
+    if doubt := describe_doubt(chosen, goal):
+        text = f"No candidate has an accepted risk; the chosen one has the smallest: {doubt}."
+    else:
+        text = f"The risk of {worse} on new images is {format_risk(risk)} by {risk.n:,} validation images; "
+        text += f"at most {100 * goal.risk:g} % is accepted."
+    faster = [c for c in others if c.measurements["latency_ms"].value < chosen.measurements["latency_ms"].value and not misses(c, goal)]
+    passed = min((c for c in faster if risk_of(c) > goal.risk), key=lambda c: c.measurements["latency_ms"].value, default=None)
+    if passed is None:
+        return text
+    m = passed.measurements
+    amount = format_drop(m["drop_validation"].value, unit) + " points" * (unit == "points")
+    return (
+        f"{text} Passed over: {passed.summary}, {m['latency_ratio'].value:.1f}x as fast with a drop of {amount}: "
+        f"{describe_doubt(passed, goal)}."
+    )
 
 
 def shortfall(chosen: CandidateResult, others: Sequence[CandidateResult], goal: Goal, drop: Measurement) -> str:

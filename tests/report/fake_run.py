@@ -10,12 +10,13 @@ import numpy as np
 from PIL import Image
 
 from planish.evaluation.latency import noise_floor_of
+from planish.evaluation.statistics.drop_risk import drop_risk
 from planish.evaluation.statistics.intervals import over_launches, paired_difference, paired_ratio, proportion
 from planish.goal import Goal
-from planish.measurement import Measurement
+from planish.measurement import Measurement, Metric
 from planish.search.evidence import RECORDED, Session
 from planish.search.result import BudgetUse, CandidateResult, ClassResult, Result
-from planish.search.verdict import shortfall, verdict
+from planish.search.verdict import reasons, shortfall, verdict
 
 FASHION = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 DEFAULT = "openvino-default"
@@ -167,6 +168,11 @@ def _drop(points: float | None) -> Measurement:
     return Measurement("drop_validation", value, "points", 2000, False, low, high)
 
 
+def _risk(points: float) -> Measurement:
+    original = np.r_[np.zeros(196), np.ones(1804)]
+    return drop_risk(original, _scores(round(20 * points)), 1.0, Metric("accuracy"))
+
+
 def _timed(session: Session, key: str) -> dict[str, Measurement]:
     rounds = session.rounds[key]
     found = {
@@ -190,6 +196,7 @@ def _candidate(key: str, summary: str, runtime: str, drop: float, size: float, w
         measurements={
             "metric_validation": measure("metric_validation", 90.2 - drop, "%", 1.3, True, 2000),
             "drop_validation": _drop(drop),
+            "drop_risk": _risk(drop),
             "latency_p95_ms": measure("latency_p95_ms", timed["latency_ms"].value * 1.1, "ms", 0.02),
             "size_bytes": measure("size_bytes", size, "bytes", n=1),
         }
@@ -263,6 +270,7 @@ def _result(name, class_names, targets, right, drop, sessions, goal_met) -> Resu
         goal=goal,
         goal_met=not missed,
         shortfall=missed,
+        choice=reasons(chosen, [*others, chosen], goal),
         baseline=baselines["openvino"],
         baselines=baselines,
         chosen=chosen,

@@ -200,6 +200,7 @@ def test_original_shipped_unchanged(run: Path) -> None:
         result,
         verdict=verdict(ratios["openvino"], result.noise_floor, 1.0, drop, "accuracy"),
         shortfall=shortfall(result.baseline, [], result.goal, drop),
+        choice="",
         chosen=result.baseline,
         candidates=[],
         pareto_frontier=[],

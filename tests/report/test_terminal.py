@@ -43,6 +43,7 @@ def test_verdict_says_whether_the_goal_is_met(result: Result) -> None:
     from dataclasses import replace
 
     assert "goal met" in printed(verdict_panel(result))
+    assert "at most 20 % is accepted." in " ".join(printed(verdict_panel(result)).replace("│", "").split())
     text = " ".join(printed(verdict_panel(replace(result, goal_met=False, shortfall="The nearest is 0.31 ms over."))).split())
     assert "goal not met. The nearest is 0.31 ms over." in text
 

@@ -9,23 +9,26 @@ from hypothesis import strategies as st
 
 from planish.goal import Goal
 from planish.measurement import Measurement
-from planish.search.choice import choose_candidate, describe_miss, frontier, misses, nearest_miss
+from planish.search.choice import choose_candidate, describe_doubt, describe_miss, frontier, misses, nearest_miss
 from planish.search.result import CandidateResult
-from planish.search.verdict import shortfall
+from planish.search.verdict import reasons, shortfall
 
 
-def candidate(key: str, drop: float, ms: float, size: int = 1000, half: float = 0.0, stage: str = "measured") -> CandidateResult:
+def candidate(key: str, drop: float, ms: float, size: int = 1000, risk: float = 1.0, stage: str = "measured") -> CandidateResult:
     return CandidateResult(
         key, [], key, "onnxruntime", stage,  # type: ignore[arg-type]
         {
-            "drop_validation": Measurement("drop_validation", drop, "points", 1000, False, drop - half, drop + half),
+            "drop_validation": Measurement("drop_validation", drop, "points", 393, False, drop - 1, drop + 1),
+            "drop_risk": Measurement("drop_risk", risk, "%", 393, False),
             "latency_ms": Measurement("latency_ms", ms, "ms", 100, False),
+            "latency_ratio": Measurement("latency_ratio", 10 / ms, "ratio", 100, True),
             "size_bytes": Measurement("size_bytes", size, "bytes", 1, False),
         },
     )  # fmt: skip
 
 
 ORIGINAL = candidate("original", 0.0, 10.0, 9000, stage="baseline")
+del ORIGINAL.measurements["drop_risk"]
 
 
 def test_the_fastest_within_the_limits_is_chosen() -> None:
@@ -38,10 +41,35 @@ def test_the_fastest_within_the_limits_is_chosen() -> None:
     assert choose_candidate(others, ORIGINAL, Goal(max_drop_points=1)).key == "good"
 
 
-def test_a_drop_near_the_limit_needs_room_for_its_error() -> None:
-    others = [candidate("risky", 0.95, 1, half=1.0), candidate("safe", 0.2, 2, half=1.0)]
+def test_a_drop_near_the_limit_needs_an_accepted_risk() -> None:
+    others = [candidate("risky", 0.95, 1, risk=30), candidate("safe", 0.2, 2, risk=8), candidate("safer", 0.1, 3, risk=2)]
     assert choose_candidate(others, ORIGINAL, Goal(max_drop_points=1)).key == "safe"
-    assert choose_candidate(others[:1], ORIGINAL, Goal(max_drop_points=1)).key == "risky"
+    assert choose_candidate(others, ORIGINAL, Goal(max_drop_points=1, risk=0.05)).key == "safer"
+    assert choose_candidate(others, ORIGINAL, Goal(max_drop_points=1, risk=0.3)).key == "risky"
+
+
+def test_where_no_risk_is_accepted_the_smallest_ships() -> None:
+    others = [candidate("fast", 0.3, 1, risk=40), candidate("sure", 0.2, 2, risk=25), candidate("as sure", 0.2, 3, risk=25)]
+    assert choose_candidate(others, ORIGINAL, Goal(max_drop_points=1, risk=0.1)).key == "sure"
+
+
+def test_the_choice_says_its_risk_and_what_it_passed_over() -> None:
+    goal, chosen = Goal(max_drop_points=1, risk=0.1), candidate("INT8", 0.1, 4, risk=3.2)
+    passed, slow = candidate("channels -50 %", 0.0, 10 / 3.7, risk=18), candidate("slow", 0.0, 5, risk=30)
+    lossy, certain = candidate("lossy", 2.0, 1, risk=99), candidate("certain", 0.9, 3, risk=49.9)
+    assert reasons(chosen, [chosen, slow, lossy], goal) == (
+        "The risk of losing more than 1 point on new images is 3.2 % by 393 validation images; at most 10 % is accepted."
+    )
+    assert reasons(chosen, [chosen, passed, slow, lossy], goal).endswith(
+        " Passed over: channels -50 %, 3.7x as fast with a drop of 0.00 points: 393 validation images cannot tell whether it stays within "
+        "1 point: the risk is 18 %, at most 10 % is accepted; about 780 would."
+    )
+    assert reasons(slow, [slow], goal).startswith(
+        "No candidate has an accepted risk; the chosen one has the smallest: 393 validation images"
+    )
+    assert reasons(chosen, [chosen, certain], goal).endswith("a million would not either.")
+    assert reasons(ORIGINAL, [passed], goal) == ""
+    assert describe_doubt(chosen, goal) == ""
 
 
 def test_where_nothing_keeps_the_accuracy_the_original_ships() -> None:

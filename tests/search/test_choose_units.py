@@ -11,7 +11,7 @@ from planish.measurement import Measurement, Metric
 from planish.plan import Plan
 from planish.report import formatting as words
 from planish.report.terminal import candidate_table
-from planish.search.choice import choose_candidate, describe_miss, frontier, misses
+from planish.search.choice import choose_candidate, describe_miss, frontier, limit, misses
 from planish.search.result import CandidateResult, Goal
 from planish.search.state import RuntimeVariant, Search
 from planish.search.trials.forecast import Forecast
@@ -68,7 +68,7 @@ def test_changes_say_better_or_worse() -> None:
     assert words.change_in_unit(better) == "0.100 mm better"
     assert words.change_interval(worse) == "0.0390 worse to 0.0410 worse"
     assert [str(column.header) for column in candidate_table([BETTER, WORSE]).columns][2] == "mm"
-    assert words.limit(GOAL, "mm") == "0.05 mm"
+    assert limit(GOAL, "mm") == "0.05 mm"
 
 
 def trial(speedup: float, before: float, *rounds: float, unit: float = 1.0) -> Trial:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from scipy import stats
 
 Floats = npt.NDArray[np.float64]
-_Z = 1.959963984540054  # two-sided 95% of the normal distribution
+NORMAL_95 = 1.959963984540054  # two-sided 95% of the normal distribution
 
 
 class Interval(NamedTuple):
@@ -67,7 +67,7 @@ def paired_difference(a: npt.ArrayLike, b: npt.ArrayLike, seed: int = 0) -> Inte
         return bootstrap_mean(x - y, seed)
     n = len(x)
     gained, lost = (np.sum(x > y) + 1) / (n + 2), (np.sum(x < y) + 1) / (n + 2)
-    half = _Z * np.sqrt((gained + lost - (gained - lost) ** 2) / (n + 2))
+    half = NORMAL_95 * np.sqrt((gained + lost - (gained - lost) ** 2) / (n + 2))
     value = float((x - y).mean())
     return Interval(value, max(-1.0, float(min(value, gained - lost - half))), min(1.0, float(max(value, gained - lost + half))))
 
@@ -187,5 +187,5 @@ def over_folds(scores: npt.ArrayLike, folds: npt.ArrayLike) -> Interval:
     of_fold = max(of_image * count / images, float(means.var(ddof=1)))
     networks = len(means)
     over_networks = float(stats.t.ppf(0.975, networks - 1)) * (float(means.var(ddof=1)) / networks) ** 0.5
-    value, half = float(x.mean()), max(_Z * (of_fold * (1 / networks + 1 / (count - 1))) ** 0.5, over_networks)
+    value, half = float(x.mean()), max(NORMAL_95 * (of_fold * (1 / networks + 1 / (count - 1))) ** 0.5, over_networks)
     return Interval(value, max(0.0, value - half), min(1.0, value + half))

@@ -33,7 +33,7 @@ def p_not_worse(new: npt.ArrayLike, old: npt.ArrayLike, margin: float) -> float:
     Args:
         new: whether the new model is right on each image, ``(N,)``.
         old: whether the old model is right on each image, ``(N,)``.
-        margin: difference in accuracy, above 0 and below 1.
+        margin: difference in accuracy, at least 0 and below 1.
     """
     won, lost = _discordant(new, old)
     n = len(np.asarray(new))

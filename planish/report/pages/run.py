@@ -26,6 +26,7 @@ from planish.report.plots import run as plots
 from planish.report.plots.confusion import FEW_CLASSES, shades
 from planish.report.recomputation.recompute import ClassChange, Recomputed, recompute
 from planish.report.recomputation.run_folder import RunFolder, Scores, class_names, read_run
+from planish.search.choice import limit as limit_of
 from planish.search.choice import upper_end
 from planish.search.result import Result
 
@@ -100,7 +101,7 @@ def _goals(result: Result) -> list[tuple[str, str, bool]]:
         test = result.drop
         got = f"{words.change_in_unit(drop)} on validation ({words.change_interval(drop)})"
         got += f", {words.change(test)} on test ({words.change_interval(test)})"
-        limit = words.limit(goal, drop.unit)
+        limit = limit_of(goal, drop.unit)
         rows.append(
             (
                 f"lose at most {limit}" if drop.unit == "points" else f"at most {limit} worse",

@@ -16,7 +16,6 @@ from planish.report.formatting import (
     change_heading,
     change_in_unit,
     change_interval,
-    limit,
     metric,
     milliseconds,
     runtime_name,
@@ -25,6 +24,7 @@ from planish.report.formatting import (
 )
 from planish.report.plots.svg import Scale, drawing, el, log_ticks, plain, shape, ticks
 from planish.report.recomputation.run_folder import EpochRow
+from planish.search.choice import limit
 from planish.search.result import CandidateResult, Result
 
 _BINS = 160

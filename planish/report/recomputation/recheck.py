@@ -10,6 +10,7 @@ import numpy as np
 from pydantic import TypeAdapter
 
 from planish.evaluation.latency import noise_floor_of
+from planish.evaluation.statistics.drop_risk import drop_risk
 from planish.evaluation.statistics.intervals import over_launches, paired_difference, paired_ratio
 from planish.files.reading import DAMAGED, read_json
 from planish.measurement import Measurement
@@ -17,7 +18,7 @@ from planish.report.formatting import number, show, title
 from planish.report.recomputation.run_folder import RunFolder, Scores
 from planish.search.evidence import RECORDED, Session
 from planish.search.result import CandidateResult, Result
-from planish.search.verdict import shortfall, verdict
+from planish.search.verdict import reasons, shortfall, verdict
 
 Path = tuple[str, ...]
 
@@ -82,6 +83,8 @@ def _is_shown(path: Path, metric: str) -> bool:
     if path[0] != "candidate":
         return path[0] != "schema_version" and not (path[0] == "size_ratio" and path[-1] == "n")
     name, leaf = path[2], path[3]
+    if name == "drop_risk":
+        return leaf in ("value", "n")
     if name in ("latency_ms", "latency_ratio", "drop_validation"):
         return True
     return name in ("size_bytes", "metric_validation", metric) and leaf == "value"
@@ -175,6 +178,8 @@ def _sentences(result: Result) -> Iterator[str]:
     if result.verdict != recomputed_verdict:
         yield f"The verdict is not what its numbers say: {recomputed_verdict}"
     measured = [c for c in result.candidates if c.stage == "measured"]
+    if result.choice != (recomputed := reasons(result.chosen, measured, result.goal)):
+        yield f"The reason for the choice is not what the numbers say: {recomputed or 'there is none.'}"
     missed = shortfall(result.chosen, measured, result.goal, result.drop)
     if result.shortfall != missed or result.goal_met != (not missed):
         yield f"Whether the goal is met is not what the numbers say: {missed or 'it is met.'}"
@@ -202,6 +207,8 @@ def _add_validation(sources: dict[Path, NumberSource], run: RunFolder, everyone:
         drop = of.drop(paired_difference(theirs, mine), len(mine), "drop_validation")
         _add(sources, ("candidate", str(key), "drop_validation"), f"Drop on validation of {key}", _PREDICTIONS, [drop])
         if str(key) in everyone:
+            risk = drop_risk(theirs, mine, run.result.goal.max_drop_points, of)
+            _add(sources, ("candidate", str(key), "drop_risk"), f"Risk of {key}", _PREDICTIONS, [risk])
             what, value = f"{title(of.name)} on validation of {key}", of.scale * float(mine.mean())
             metric = NumberSource(what, _PREDICTIONS, (value,), *_tolerances(run))
             sources["candidate", str(key), "metric_validation", "value"] = metric
