@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import copy
+import json
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 import torch
+from scipy.stats import spearmanr
 from torch import nn
 
 from planish.artifact import Artifact
 from planish.compression import ChannelPruning, Int8, LatencyPruning
 from planish.compression.graph import structure as structures
 from planish.compression.pruning import latency_pruning
-from planish.compression.pruning.sensitivity import _Divergence, _input_moments, rounding_sensitivity, width_sensitivity
+from planish.compression.pruning.sensitivity import _Divergence, _input_moments, _interpolated, rounding_sensitivity, width_sensitivity
 from planish.compression.pruning.width_choice import Choice, time_of
 from planish.compression.pruning.width_costs import width_costs
+from planish.decisions import remembering
 from planish.devices.layer_latency import Variant, multiplications
 from planish.errors import TechniqueError
 from planish.evaluation.torch_predictor import TorchPredictor
@@ -127,11 +132,95 @@ def test_a_channel_that_others_can_replace_is_insensitive(job) -> None:
     graph = structures.trace(network, images[:1])
     units = [int(unit) for unit in graph.classes[f"{name}.weight", 0]]
     # squared distances, as the divergences of this untrained network are near their rounding errors
-    task = SimpleNamespace(distillation_loss=lambda _, outputs, teacher, __: (outputs - teacher).double().square().mean())
-    sensitivity = width_sensitivity(network, graph, [[[], [units[1]]], [[], [units[2]]]], images, task)
+    sensitivity = width_sensitivity(network, graph, [[[], [units[1]]], [[], [units[2]]]], images, SQUARED)
     assert sensitivity[0, 1] < 1e-2 * sensitivity[1, 1]
     masked = structures.masked(network, graph, [units[1]])
-    assert task.distillation_loss(masked, masked(images), network(images), 1.0) > 5 * sensitivity[0, 1]
+    assert SQUARED.distillation_loss(masked, masked(images), network(images), 1.0) > 5 * sensitivity[0, 1]
+
+
+SQUARED = SimpleNamespace(distillation_loss=lambda _, outputs, teacher, __: (outputs - teacher).double().square().mean())
+
+
+def test_few_widths_are_measured_and_those_between_are_close(job, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against each width measured alone: the same where it is measured, and of about the same rank elsewhere."""
+    network, images = job.artifact.module, torch.rand(16, 1, 24, 24, generator=torch.Generator().manual_seed(0))
+    graph = structures.trace(network, images[:1])
+    groups = [group.units for group in graph.groups if group.name][:3]
+    cuts = [[list(units[: len(units) * eighths // 8]) for eighths in range(8)] for units in groups]
+    masks, plain = [], structures.masked
+    monkeypatch.setattr(structures, "masked", lambda *given: masks.append(1) or plain(*given))
+    found = width_sensitivity(network, graph, cuts, images, SQUARED)
+    assert 3 * len(groups) <= len(masks) <= 4 * len(groups)
+    alone = np.hstack([width_sensitivity(network, graph, [[widths[eighths]] for widths in cuts], images, SQUARED) for eighths in range(8)])
+    exact = [0, 2, 5, 7]  # eighths that are removed
+    np.testing.assert_allclose(found[:, exact], alone[:, exact], rtol=1e-6)
+    assert (found[:, 0] == 0).all()
+    assert spearmanr(found.ravel(), alone.ravel()).statistic > 0.9
+
+
+@pytest.mark.parametrize("exponent", [1.0, 2.0, 3.0])
+def test_errors_that_follow_a_power_law_are_interpolated_exactly(exponent: float) -> None:
+    known = {count: 0.1 * count**exponent for count in (16, 40, 56)}
+    for count in range(57):
+        assert _interpolated(known, count) == pytest.approx(0.1 * count**exponent)
+
+
+def test_cuts_for_nothing_stay_for_nothing() -> None:
+    assert _interpolated({2: 0.0, 5: 0.0, 7: 0.0}, 3) == 0
+    half = {2: 0.0, 5: 0.4, 7: 0.8}
+    assert _interpolated(half, 1) < 1e-3 < _interpolated(half, 4) < 0.4
+
+
+def test_a_jump_between_two_widths_is_looked_for(job) -> None:
+    """The first half of the units does nothing, and what follows does: the width between them is measured."""
+    network, images = copy.deepcopy(job.artifact.module), torch.rand(16, 1, 24, 24, generator=torch.Generator().manual_seed(0))
+    block = next(m for m in network.modules() if hasattr(m, "conv2"))
+    half = block.conv1.out_channels // 2
+    with torch.no_grad():
+        for tensor in (block.conv1.weight, block.bn1.weight, block.bn1.bias, block.bn1.running_mean):
+            tensor[:half] = 0
+    graph = structures.trace(network, images[:1])
+    name = next(n for n, m in network.named_modules() if m is block.conv1)
+    units = [int(unit) for unit in graph.classes[f"{name}.weight", 0]]
+    (errors,) = width_sensitivity(network, graph, [[units[: len(units) * eighths // 8] for eighths in range(8)]], images, SQUARED)
+    assert 10 * errors[:5].max() < errors[5:].min()
+
+
+def test_only_factorizations_that_are_faster_are_measured(job, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where each split layer takes longer, none is measured; the network is that of the widths alone."""
+    monkeypatch.setattr(latency_pruning, "layer_latencies", slow_in_two_parts)
+    monkeypatch.setattr(latency_pruning, "form_sensitivity", lambda *_: pytest.fail("measured"))
+    whole, split = (LatencyPruning(speedup=1.5, low_rank=low_rank, round_to=1).apply(job.artifact, job.task) for low_rank in (False, True))
+    assert [tuple(p.shape) for p in whole.module.parameters()] == [tuple(p.shape) for p in split.module.parameters()]
+
+
+def slow_in_two_parts(variants: list[Variant], runtime: str, *, threads: int = 1, batch: int = 1) -> list[float]:
+    return [multiplications(v) / 1e6 + 1e3 * (len(v.layers) - 1) for v in variants]
+
+
+def test_a_run_stores_what_is_measured_for_all_its_speeds(job, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A resumed run, in a process that has measured nothing, prunes by the stored sensitivity."""
+    monkeypatch.setattr(latency_pruning, "layer_latencies", macs_as_time)
+    stored: dict[str, str] = {}
+
+    def remember(key: str, work: Callable[[], Any]) -> Any:
+        assert len(key) <= 200
+        if key not in stored:
+            stored[key] = json.dumps(work())
+        return json.loads(stored[key])
+
+    settings = {"low_rank": True, "mixed_precision": True, "precision": "int8"}
+    networks = []
+    for measuring in (True, False):
+        latency_pruning._known.cache_clear()
+        if not measuring:
+            for name in ("width_sensitivity", "form_sensitivity", "rounding_sensitivity", "moments"):
+                monkeypatch.setattr(latency_pruning, name, lambda *_: pytest.fail("measured again"))
+        with remembering(remember):
+            networks += [LatencyPruning(speedup=speedup, **settings).apply(job.artifact, job.task) for speedup in (1.5, 2.0)]
+    for first, again in zip(networks[:2], networks[2:], strict=True):
+        for a, b in zip(first.module.parameters(), again.module.parameters(), strict=True):
+            assert torch.equal(a, b)
 
 
 def test_correlations_of_channels_are_those_of_the_whole_map() -> None:
@@ -150,7 +239,7 @@ def test_divergence_is_a_mean_over_images(job) -> None:
         next(changed.parameters()).mul_(1.5)
     images = torch.rand(33, 1, 24, 24, generator=torch.Generator().manual_seed(0))
     images[32] *= 5  # alone in its batch
-    divergence = _Divergence(network, images, job.task, 1)
+    divergence = _Divergence(network, images, job.task, {0: [next(name for name, _ in network.named_parameters())]})
     assert sum(map(len, divergence.batches)) == 33
     with torch.no_grad():
         expected = job.task.distillation_loss(changed, changed(images), network(images), 1.0).item()

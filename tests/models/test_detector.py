@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import numpy as np
@@ -236,6 +237,23 @@ def test_any_backbone_is_traced_and_built_again(task: str, name: str) -> None:
     else:
         assert found["boxes"].shape == (2, 100, 4)
     assert all(isinstance(v, torch.Tensor) for v in (outputs.values() if isinstance(outputs, dict) else [outputs]))
+
+
+def test_a_copy_of_a_backbone_keeps_the_mode_of_each_part() -> None:
+    """torchvision's own copies of traced networks are in training mode, in which batch norm gives other outputs and changes."""
+    backbone = Backbone(build(Source("resnet8", 10, 3)), 3, (4, 8)).eval()
+    x = torch.rand(2, 3, 32, 32)
+    maps = backbone(x)
+    copied = copy.deepcopy(backbone)
+    assert not any(part.training for part in copied.modules())
+    for a, b in zip(maps, copied(x), strict=True):
+        assert torch.equal(a, b)
+    backbone.train()
+    frozen = next(name for name, part in backbone.named_modules() if isinstance(part, nn.BatchNorm2d))
+    backbone.get_submodule(frozen).eval()
+    copied = copy.deepcopy(backbone)
+    assert {name for name, part in copied.named_modules() if not part.training} == {frozen}
+    assert all(a is not b for a, b in zip(backbone.parameters(), copied.parameters(), strict=True))
 
 
 def test_small_images_have_fine_maps() -> None:

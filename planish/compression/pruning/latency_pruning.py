@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
+from itertools import islice
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
@@ -24,11 +25,12 @@ from planish.compression.graph import structure as structures
 from planish.compression.graph.structure import ChannelGraph, Group
 from planish.compression.pruning.channel_pruning import ChannelPruning, choose
 from planish.compression.pruning.importance import Importance, unit_scores
-from planish.compression.pruning.sensitivity import form_sensitivity, rounding_sensitivity, width_sensitivity
+from planish.compression.pruning.sensitivity import form_sensitivity, forms_of, rounding_sensitivity, width_sensitivity
 from planish.compression.pruning.width_choice import Choice, least_error, time_of
-from planish.compression.pruning.width_costs import LayerForm, width_costs
+from planish.compression.pruning.width_costs import LayerForm, faster_forms, width_costs
 from planish.compression.quantization.int8 import FLOAT_LAYERS
 from planish.compression.reconstruction.layer_moments import moments
+from planish.decisions import decide
 from planish.devices.layer_latency import Precision, Variant, layer_latencies, multiplications
 from planish.errors import TechniqueError
 from planish.models.storage import fingerprint
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
 
 _KEPT = (1.0, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125)  # candidate shares of a layer's channels to keep, the unpruned layer first
 _IMAGES = 128
+_MOMENT_BATCHES = 2  # batches of calibration images that the outputs of layers are followed on, forward and backward
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -120,12 +123,14 @@ class LatencyPruning:
         cuts = [choose(graph, scores, 1 - share, "uniform", self.round_to) for share in _KEPT]
         gone = [[_units(groups, cut) for cut in cuts] for groups in decided.values()]
         known = fingerprint(module), hashlib.sha256(images.numpy().tobytes()).hexdigest()  # shared by all speed-ups of one network
-        errors = _once(_known(*known, self.importance, self.round_to), lambda: width_sensitivity(module, graph, gone, images, task))
+        errors = np.array(
+            _once("widths", (*known, self.importance, self.round_to), lambda: width_sensitivity(module, graph, gone, images, task).tolist())
+        )
         layer_forms: dict[str, dict[LayerForm, float]] = {}
         if self.low_rank:
-            layer_forms = _once(_known(*known, "ranks"), lambda: _split_forms(module, example, batches, images, task))
+            layer_forms = self._split_forms(module, example, batches, images, task, known)
         if self.mixed_precision:
-            layer_forms = _with_float(layer_forms, _once(_known(*known, "rounding"), lambda: rounding_sensitivity(module, images, task)))
+            layer_forms = _with_float(layer_forms, _once("rounding", known, lambda: rounding_sensitivity(module, images, task)))
         kept = np.array([[1 - len(u) / sum(len(g.units) for g in gs) for u in us] for gs, us in zip(decided.values(), gone, strict=True)])
         costs, layers = width_costs(module, example, graph, list(decided.values()), kept, self.precision, self._times, layer_forms)
         uncut = Choice([0] * len(decided), [0] * len(costs))
@@ -166,6 +171,29 @@ class LatencyPruning:
             notes += "; " + changed.lineage.steps[-1].notes
         return changed, structure, notes
 
+    def _split_forms(
+        self,
+        module: nn.Module,
+        example: Tensor,
+        batches: Callable[[], Iterable[tuple[Tensor, Any]]],
+        images: Tensor,
+        task: Task,
+        known: tuple[str, str],
+    ) -> dict[str, dict[LayerForm, float]]:
+        """The factorizations that are faster than their layers, and the sensitivity to each."""
+        places, _ = find_layers(module, example)
+        forms = faster_forms(module, example, {name: forms_of(place) for name, place in places.items()}, self.precision, self._times)
+
+        def measured() -> list[tuple[str, str, float, float]]:
+            seen = moments(module, {name: module.get_submodule(name) for name in forms}, islice(batches(), _MOMENT_BATCHES))
+            found = form_sensitivity(module, places, forms, seen, images, task)
+            return [(name, form.method, form.share, error) for name, errors in found.items() for form, error in errors.items()]
+
+        sensitivity: dict[str, dict[LayerForm, float]] = {}
+        for name, method, share, error in _once("ranks", (*known, forms), measured) if forms else []:
+            sensitivity.setdefault(name, {})[LayerForm(Form(method, share))] = error
+        return sensitivity
+
     def _times(self, variants: Sequence[Variant]) -> list[float]:
         if self.cost == "macs":
             return [multiplications(v) / 1e6 for v in variants]
@@ -187,15 +215,6 @@ def _decisions(graph: ChannelGraph) -> dict[str, list[Group]]:
     return decided
 
 
-def _split_forms(
-    module: nn.Module, example: Tensor, batches: Callable[[], Iterable[tuple[Tensor, Any]]], images: Tensor, task: Task
-) -> dict[str, dict[LayerForm, float]]:
-    places, _ = find_layers(module, example)
-    seen = moments(module, {n: module.get_submodule(n) for n in places}, batches())
-    sensitivity = form_sensitivity(module, places, seen, images, task)
-    return {name: {LayerForm(form): error for form, error in forms.items()} for name, forms in sensitivity.items()}
-
-
 def _with_float(layer_forms: Mapping[str, Mapping[LayerForm, float]], rounding: Mapping[str, float]) -> dict[str, dict[LayerForm, float]]:
     """Add the sensitivity to rounding to every form in INT8, and add the unfactorized float layer, whose sensitivity is 0."""
     return {
@@ -205,15 +224,28 @@ def _with_float(layer_forms: Mapping[str, Mapping[LayerForm, float]], rounding: 
     }
 
 
-def _once(known: list[Any], find: Callable[[], Any]) -> Any:
-    if not known:
-        known.append(find())
-    return known[0]
+def _once(what: str, of: tuple[object, ...], find: Callable[[], Any]) -> Any:
+    """What ``find()`` measured the first time, within a run and its resumption or else within this process.
+
+    Args:
+        what: what is measured.
+        of: what the measurement depends on.
+        find: measures; returns JSON values.
+    """
+    key = hashlib.sha256(repr(of).encode()).hexdigest()[:32]
+
+    def measured() -> Any:
+        known = _known(what, key)
+        if not known:
+            known.append(find())
+        return known[0]
+
+    return decide(f"sensitivity of {what}:{key}", measured)
 
 
-@lru_cache(maxsize=4)
-def _known(network: str, images: str, *settings: object) -> list[Any]:
-    """A list, cached per network, images and settings in this process, to which ``_once`` adds its result."""
+@lru_cache(maxsize=32)  # three for each network; a search prunes several that differ in their blocks
+def _known(what: str, key: str) -> list[Any]:
+    """A list, cached in this process, to which ``_once`` adds its result."""
     return []
 
 

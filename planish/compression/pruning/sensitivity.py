@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, cast
+from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING, Generic, TypeVar, cast
 
 import numpy as np
 import torch
@@ -12,10 +13,11 @@ from torch import Tensor, nn
 
 from planish.compression.factorization.factor_choice import Factors, methods_for
 from planish.compression.factorization.factor_layers import Form, Place, ranks_of, split
-from planish.compression.factorization.factors import Method
 from planish.compression.graph import structure as structures
 from planish.compression.graph.structure import ChannelGraph
 from planish.compression.graph.submodules import replace_submodule
+from planish.compression.pruning.call_record import CallRecord
+from planish.compression.pruning.prefix_cache import PrefixCache
 from planish.compression.pruning.width_choice import Floats
 from planish.compression.reconstruction.layer_moments import Moments, watching
 from planish.compression.reconstruction.reconstruction import can_fit
@@ -29,12 +31,16 @@ from planish.progress import Stage
 if TYPE_CHECKING:
     from planish.task import Task
 
+Change = TypeVar("Change", bound=Hashable)
+
 _BATCH = 32
-_MOST_IMAGES, _LEAST_IMAGES = 128, 16
-_SECONDS, _SHARE = (
-    20.0,
-    0.3,
-)  # approximate time limit of a measurement, in seconds and as a share of the time left; large networks use fewer images
+_MOST_IMAGES, _LEAST_IMAGES = 128, 8
+_SECONDS, _SHARE = 15.0, 0.1  # approximate limit of a measurement, in seconds and as a share of the time left; it sets the number of images
+_MEASURED = (2 / 7, 5 / 7, 1.0)  # cuts of a layer that are measured, as shares of its largest; those between are interpolated
+_JUMP = (
+    30.0  # quotient of neighbouring errors above which a cut between them is measured as well: some units do nothing, or too few are left
+)
+_SMALLEST_ERROR = 1e-3  # relative to the largest error of a layer; smaller ones are not interpolated from
 _WIDEST = 2048  # input channels; estimating channels from each other would take too long in wider layers
 _ROWS = 4096  # largest number of positions per batch used to estimate channel correlations
 _SHARES = (0.25, 0.5)  # shares of a layer's full rank to try
@@ -46,7 +52,9 @@ def width_sensitivity(
     """The sensitivity ``(decisions, widths)`` to each width: the divergence of the outputs from those of the unpruned network.
 
     Removed channels are compensated as in pruning, but cheaply: layers that read them estimate them from the remaining channels by least
-    squares. Without this compensation, the sensitivity hardly predicts the loss of a pruned network after reconstruction.
+    squares. Without this compensation, the sensitivity hardly predicts the loss of a pruned network after reconstruction. Three widths of
+    each decision are measured, and more where the divergence jumps. Elsewhere it grows about as a power of the number of removed units,
+    by which it is interpolated.
 
     Args:
         module: the network, in eval mode.
@@ -55,16 +63,52 @@ def width_sensitivity(
         images: normalised images ``(N, C, H, W)``.
         task: the task whose distillation loss measures the divergence.
     """
-    # in narrow layers, neighbouring shares round to the same width
-    masks = {(d, len(units)): units for d, widths in enumerate(cuts) for units in widths if units}
-    divergence = _Divergence(module, images, task, len(masks))
+    # by their number, as in narrow layers neighbouring shares round to the same width
+    masks = [{len(units): units for units in widths if units} for widths in cuts]
+    changed = {d: _tensors_of(graph, units[max(units)]) for d, units in enumerate(masks) if units}
+    divergence = _Divergence(module, images, task, changed, len(_MEASURED))
     inputs = _input_moments(module, divergence.batches)
-    moved = {(d, 0): 0.0 for d in range(len(cuts))}
-    with Stage("measuring sensitivity of channels", len(masks)) as stage:
-        for which, units in masks.items():
-            moved[which] = divergence(_repaired(module, structures.masked(module, graph, units), graph, units, inputs))
-            stage.advance()
-    return np.array([[moved[d, len(units)] for units in widths] for d, widths in enumerate(cuts)])
+    known: list[dict[int, float]] = [{} for _ in cuts]
+    for decision in divergence.changes("measuring sensitivity of channels"):
+        wanted = _measured(masks[decision])
+        while wanted:
+            for count in wanted:
+                units = masks[decision][count]
+                known[decision][count] = divergence(_repaired(module, structures.masked(module, graph, units), graph, units, inputs))
+            wanted = _at_jumps(known[decision], masks[decision])
+    return np.array([[_interpolated(errors, len(units)) for units in widths] for errors, widths in zip(known, cuts, strict=True)])
+
+
+def _measured(counts: Collection[int]) -> list[int]:
+    """Those of the numbers of removed units that are measured first."""
+    return sorted({min(counts, key=lambda count: abs(count - share * max(counts))) for share in _MEASURED})
+
+
+def _at_jumps(known: Mapping[int, float], counts: Collection[int]) -> list[int]:
+    """Between neighbours whose errors are too far apart to interpolate, the middle one of the numbers that are not measured."""
+    found = []
+    for fewer, more in pairwise(sorted(known)):
+        between = sorted(count for count in counts if fewer < count < more)
+        if between and known[more] > _JUMP * known[fewer]:
+            found.append(between[len(between) // 2])
+    return found
+
+
+def _interpolated(known: Mapping[int, float], count: int) -> float:
+    """The error of removing ``count`` units, by the power law through its neighbours; ``count`` is at most the largest in ``known``."""
+    if count in known or count == 0 or not any(known.values()):
+        return known.get(count, 0.0)
+    removed = sorted(known)
+    x, y = np.log(removed), np.log(np.maximum([known[n] for n in removed], _SMALLEST_ERROR * max(known.values())))
+    if count > removed[0]:
+        return float(np.exp(np.interp(np.log(count), x, y)))
+    exponent = np.clip((y[1] - y[0]) / (x[1] - x[0]), 1, 3) if len(x) > 1 else 1.0
+    return float(np.exp(y[0] + exponent * (np.log(count) - x[0])))
+
+
+def _tensors_of(graph: ChannelGraph, units: Sequence[int]) -> set[str]:
+    """The parameters and buffers in which these units have slices."""
+    return {name for (name, _), classes in graph.classes.items() if np.isin(classes, units).any()}
 
 
 @torch.no_grad()
@@ -109,33 +153,43 @@ def _repaired(whole: nn.Module, masked: nn.Module, graph: ChannelGraph, units: S
     return masked
 
 
+def forms_of(place: Place) -> list[Form]:
+    """The factorizations of a layer that are tried."""
+    methods = [m for m in methods_for("auto", place.shape) if place.shape.kernel == (1, 1) or m != "svd"]
+    return [Form(method, share) for method in methods for share in _SHARES]
+
+
 def form_sensitivity(
-    module: nn.Module, places: Mapping[str, Place], seen: Mapping[str, Moments], images: Tensor, task: Task
+    module: nn.Module,
+    places: Mapping[str, Place],
+    forms: Mapping[str, Sequence[Form]],
+    seen: Mapping[str, Moments],
+    images: Tensor,
+    task: Task,
 ) -> dict[str, dict[Form, float]]:
-    """The sensitivity to factorizing each layer, for each form that applies to it.
+    """The sensitivity to factorizing each layer in each of its forms.
 
     Args:
         module: the network, in eval mode; restored afterwards.
         places: the layers that can be factorized.
+        forms: the factorizations to measure, by layer.
         seen: the moments of these layers.
         images: normalised images ``(N, C, H, W)``.
         task: the task whose distillation loss measures the divergence.
     """
-    tried = [(name, Form(m, share)) for name, place in places.items() for m in _methods(place) for share in _SHARES]
-    divergence = _Divergence(module, images, task, len(tried))
-    sensitivity: dict[str, dict[Form, float]] = {name: {} for name in places}
-    with Stage("measuring sensitivity of ranks", len(tried)) as stage:
-        for name, form in tried:
-            layer = module.get_submodule(name)
-            factors = Factors(form.method, ranks_of(form, places[name].shape))
-            replace_submodule(module, name, split(layer, factors.method, factors.ranks, seen[name]))
-            try:
-                sensitivity[name][form] = divergence(module)
-            except (AttributeError, TypeError, RuntimeError):  # the network's code accesses attributes of this layer
-                sensitivity.pop(name, None)
-            finally:
-                replace_submodule(module, name, layer)
-            stage.advance()
+    tried = {(name, form): [f"{name}.weight"] for name, some in forms.items() for form in some}
+    divergence = _Divergence(module, images, task, tried)
+    sensitivity: dict[str, dict[Form, float]] = {name: {} for name in forms}
+    for name, form in divergence.changes("measuring sensitivity of ranks"):
+        layer = module.get_submodule(name)
+        factors = Factors(form.method, ranks_of(form, places[name].shape))
+        replace_submodule(module, name, split(layer, factors.method, factors.ranks, seen[name]))
+        try:
+            sensitivity[name][form] = divergence(module)
+        except (AttributeError, TypeError, RuntimeError):  # the network's code accesses attributes of this layer
+            sensitivity.pop(name, None)
+        finally:
+            replace_submodule(module, name, layer)
     return sensitivity
 
 
@@ -149,20 +203,19 @@ def rounding_sensitivity(module: nn.Module, images: Tensor, task: Task) -> dict[
         task: the task whose distillation loss measures the divergence.
     """
     layers = {name: layer for name, layer in module.named_modules() if isinstance(layer, nn.Conv2d | nn.Linear)}
-    divergence = _Divergence(module, images, task, len(layers))
+    divergence = _Divergence(module, images, task, {name: [f"{name}.weight"] for name in layers})
     sensitivity = {}
-    with Stage("measuring sensitivity to rounding", len(layers)) as stage:
-        for name, layer in layers.items():
-            weight = layer.weight.detach().clone()
-            scale = (weight.flatten(1).abs().amax(1) / 127).clamp_min(SMALLEST)
-            hook = layer.register_forward_pre_hook(lambda _, given: (_rounded(given[0]), *given[1:]))
-            try:
-                layer.weight.copy_(fake_quantize(weight, scale, torch.zeros_like(scale), -127, 127))
-                sensitivity[name] = divergence(module)
-            finally:
-                layer.weight.copy_(weight)
-                hook.remove()
-            stage.advance()
+    for name in divergence.changes("measuring sensitivity to rounding"):
+        layer = layers[name]
+        weight = layer.weight.detach().clone()
+        scale = (weight.flatten(1).abs().amax(1) / 127).clamp_min(SMALLEST)
+        hook = layer.register_forward_pre_hook(lambda _, given: (_rounded(given[0]), *given[1:]))
+        try:
+            layer.weight.copy_(fake_quantize(weight, scale, torch.zeros_like(scale), -127, 127))
+            sensitivity[name] = divergence(module)
+        finally:
+            layer.weight.copy_(weight)
+            hook.remove()
     return sensitivity
 
 
@@ -174,30 +227,55 @@ def _rounded(values: Tensor) -> Tensor:
     return rounded
 
 
-def _methods(place: Place) -> list[Method]:
-    return [m for m in methods_for("auto", place.shape) if place.shape.kernel == (1, 1) or m != "svd"]
+class _Divergence(Generic[Change]):
+    """Measures the divergence of a changed network's outputs from the original ones, on as many images as time allows.
 
-
-class _Divergence:
-    """Measures the divergence of a changed network's outputs from the original ones, on as many images as time allows."""
+    Args:
+        module: the network, in eval mode.
+        images: normalised images ``(N, C, H, W)``.
+        task: the task whose distillation loss measures the divergence.
+        changes: the parameters and buffers that differ, by change.
+        each: about how often the divergence is measured for each change.
+    """
 
     @torch.no_grad()
-    def __init__(self, module: nn.Module, images: Tensor, task: Task, count: int) -> None:
+    def __init__(self, module: nn.Module, images: Tensor, task: Task, changes: Mapping[Change, Collection[str]], each: int = 1) -> None:
+        record = CallRecord(module, images[:1])
+        positions = {change: record.first_read(names) for change, names in changes.items()}
+        passes = 1 + each * sum(record.share_after(position) for position in positions.values())
+
         def affordable() -> int:
-            module(images[:_LEAST_IMAGES])
             begun = time.perf_counter()
             module(images[:_LEAST_IMAGES])
-            images_in_time = min(_SECONDS, _SHARE * seconds_left()) / max(1, count) / (time.perf_counter() - begun) * _LEAST_IMAGES
+            images_in_time = min(_SECONDS, _SHARE * seconds_left()) / passes / (time.perf_counter() - begun) * _LEAST_IMAGES
             return min(len(images), int(np.clip(images_in_time, _LEAST_IMAGES, _MOST_IMAGES)))
 
-        used = decide(f"sensitivity images:{fingerprint(module)[:16]}:{count}", affordable)
+        used = decide(f"sensitivity images:{fingerprint(module)[:16]}:{len(changes)}", affordable)
         self.batches = torch.split(images[:used], _BATCH)
         self.expected = [module(batch) for batch in self.batches]
         self.task = task
+        self._positions = positions
+        self._position = 0
+        self._cache = PrefixCache(module, self.batches, record)
+
+    def changes(self, title: str) -> Iterator[Change]:
+        """The changes in the order in which they are measured fastest; the network must be unchanged whenever the next one is asked for.
+
+        Args:
+            title: title of the stage that is shown meanwhile.
+        """
+        with Stage(title, len(self._positions)) as stage:
+            for change, position in sorted(self._positions.items(), key=lambda item: item[1]):
+                self._cache.advance(position)
+                self._position = position
+                yield change
+                stage.advance()
 
     @torch.no_grad()
     def __call__(self, changed: nn.Module) -> float:
-        losses = [self.task.distillation_loss(changed, changed(x), y, 1.0).item() for x, y in zip(self.batches, self.expected, strict=True)]
+        """The divergence of the network with the change that ``changes`` returned last."""
+        outputs = self._cache.outputs(changed, self._position)
+        losses = [self.task.distillation_loss(changed, x, y, 1.0).item() for x, y in zip(outputs, self.expected, strict=True)]
         if not np.isfinite(losses).all():
             raise TechniqueError("the network's outputs are not finite", "sensitivity is measured on them", "train it again")
         return max(0.0, float(np.average(losses, weights=[len(x) for x in self.batches])))  # the last batch may be smaller

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -77,8 +78,7 @@ def width_costs(
     """The cost of each layer as a function of the decisions on its input and output channels and of its form.
 
     If the channels of a layer belong to several decisions (concatenation), its latency is the mean over the decisions, weighted by
-    channels, and the layer is neither factorized nor kept in float. A factorization that is not faster than the original layer at full
-    width is left out.
+    channels, and the layer is neither factorized nor kept in float; neither is a layer that runs several times.
 
     Args:
         module: the network, in eval mode.
@@ -94,8 +94,11 @@ def width_costs(
         The costs, and for each of them the name of the layer and its forms, the original layer first.
     """
     decision_of = {unit: d for d, groups in enumerate(decided) for group in groups for unit in group.units}
-    calls = _calls(module, example)
-    layer_forms = _worth_trying(calls, sensitivity or {}, precision, times)
+    calls, given = _calls(module, example), sensitivity or {}
+    once = _running_once(calls)
+    layer_forms = {
+        call.name: [_WHOLE, *(form for form in given.get(call.name, {}) if form != _WHOLE and call.name in once)] for call in calls
+    }
     wanted: list[Variant] = []
     for call in calls:
         for layer_form in layer_forms[call.name]:
@@ -106,7 +109,7 @@ def width_costs(
         ends = {dim: _shares(graph.classes.get((f"{call.name}.weight", dim)), decision_of) for dim in (0, 1)}
         reads, makes = {FIXED: 1.0} if call.depthwise else ends[1], ends[0]
         mine = layer_forms[call.name] if len(reads) == len(makes) == 1 else [_WHOLE]
-        errors = np.array([(sensitivity or {}).get(call.name, {}).get(layer_form, 0.0) for layer_form in mine])
+        errors = np.array([given.get(call.name, {}).get(layer_form, 0.0) for layer_form in mine])
         tables = []
         for layer_form in mine:
             inputs, outputs = _grid(call, "in", layer_form), _grid(call, "out", layer_form)
@@ -123,23 +126,36 @@ def width_costs(
     return costs, layers
 
 
-def _worth_trying(
-    calls: Sequence[_Call], sensitivity: Mapping[str, Mapping[LayerForm, float]], precision: Precision, times: Times
-) -> dict[str, list[LayerForm]]:
-    """The forms of each layer: the original, and, for a layer that runs once, the float form and the factorizations that are measurably
-    faster.
+def faster_forms(
+    module: nn.Module, example: Tensor, forms: Mapping[str, Sequence[Form]], precision: Precision, times: Times
+) -> dict[str, list[Form]]:
+    """The factorizations that are measurably faster than the original layer at full width; layers without any are left out.
+
+    Args:
+        module: the network, in eval mode.
+        example: a normalised image ``(1, C, H, W)``.
+        forms: the factorizations to time, by layer.
+        precision: as in ``width_costs``.
+        times: as in ``width_costs``.
     """
-    names = [call.name for call in calls]
-    once = [call for call in calls if call.name in sensitivity and names.count(call.name) == 1]
-    tried = [(call, layer_form) for call in once for layer_form in (_WHOLE, *sensitivity[call.name]) if not layer_form.is_float]
+    calls = _calls(module, example)
+    once = _running_once(calls)
+    tried = [
+        (call, layer_form)
+        for call in calls
+        if call.name in once and call.name in forms
+        for layer_form in (_WHOLE, *map(LayerForm, forms[call.name]))
+    ]
     variants = [call.at(call.shape.in_channels, call.shape.out_channels, precision, layer_form) for call, layer_form in tried]
-    ms = {(call.name, layer_form): t for (call, layer_form), t in zip(tried, times(variants), strict=True)}
+    ms = {(call.name, layer_form.form): t for (call, layer_form), t in zip(tried, times(variants), strict=True)}
     gain = 1 + SMALLEST_DIFFERENCE / 100
-    found = {name: [_WHOLE] for name in names}
-    for call in once:
-        others = [layer_form for layer_form in sensitivity[call.name] if layer_form != _WHOLE]
-        found[call.name] += [w for w in others if w.is_float or ms[call.name, w] * gain < ms[call.name, _WHOLE]]
-    return found
+    found = {call.name: [form for form in forms[call.name] if ms[call.name, form] * gain < ms[call.name, None]] for call, _ in tried}
+    return {name: faster for name, faster in found.items() if faster}
+
+
+def _running_once(calls: Sequence[_Call]) -> set[str]:
+    counts = Counter(call.name for call in calls)
+    return {name for name, count in counts.items() if count == 1}
 
 
 def _grid(call: _Call, side: str, layer_form: LayerForm) -> list[int]:

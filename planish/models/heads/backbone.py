@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -51,6 +53,16 @@ class Backbone(nn.Module):
             else:
                 self.further.append(conv_block(self.widths[-1], self.widths[-1], 3, 2))
                 self.widths.append(self.widths[-1])
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Backbone:
+        copied = type(self).__new__(type(self))
+        memo[id(self)] = copied
+        vars(copied).update(copy.deepcopy(vars(self), memo))
+        copied.body.train(self.body.training)  # torchvision's copy is always in training mode, and runs the graph of that mode
+        modes = {name: part.training for name, part in self.body.named_modules()}
+        for name, part in copied.body.named_modules():
+            part.training = modes[name]
+        return copied
 
     def forward(self, x: Tensor) -> list[Tensor]:
         found, further = self.body(x), iter(self.further)
