@@ -121,7 +121,8 @@ class Runner:
         In points if the metric is in percent, else in its unit. A positive drop is a loss, also for metrics of which lower is better.
         """
         there, here = self.scores(*against, split), self.scores(plan, runtime, split)
-        return replace(metric_of(self.task).drop(paired_difference(there, here), len(here)), runtime=runtime)
+        images = self.task.effective_images(self.task.split(split).targets)
+        return replace(metric_of(self.task).drop(paired_difference(there, here, images=images), len(here)), runtime=runtime)
 
     def score(self, plan: Plan, runtime: str, split: SplitName) -> float:
         """Return the primary metric, in its unit."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -11,8 +11,11 @@ import numpy as np
 import numpy.typing as npt
 
 from planish.evaluation.metrics.classification import classification_metrics, per_class_accuracy, probabilities
+from planish.evaluation.metrics.image_scores import OF_CLASS, class_metric, effective_images, guessing_score, image_scores
+from planish.measurement import Metric
 from planish.task import PLAIN_LOSS, AugmentSettings
 from planish.tasks.base import PLAIN, BaseTask, ReadmeText, ResponseOptions
+from planish.tasks.metric_names import parse_metric
 
 if TYPE_CHECKING:
     import torch
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
     from planish.tasks.localisation import View
 
 AUXILIARY_WEIGHT = 0.3
+_METRICS = {name: name for name in ("accuracy", "balanced_accuracy", "log_loss")} | {"macro_f1": "f1_macro", "auroc": "auroc_macro"}
 
 
 @dataclass(frozen=True)
@@ -33,13 +37,21 @@ class Classification(BaseTask):
     Args:
         splits: the four splits; targets are int64 ``(N,)``.
         class_names: in the order of the logits.
+        metric: name of the primary metric, see ``image_scores``.
     """
 
     name: str = "classification"
     recipe: str = ""
     largest_side: int = 224
     whole_image: bool = False
-    primary_metric: str = "accuracy"
+    metric: str = "accuracy"
+
+    @property
+    def primary_metric(self) -> str | Metric:
+        return Metric(self.metric, "nats", higher_is_better=False) if self.metric == "log_loss" else self.metric
+
+    def with_metric(self, name: str) -> Classification:
+        return replace(self, metric=parse_metric(name, self.name, _METRICS, OF_CLASS, self.class_names))
 
     @property
     def annotations(self) -> Kind:
@@ -150,15 +162,20 @@ class Classification(BaseTask):
         return np.argmax(outputs["logits"], axis=1)
 
     def guessing(self, targets: Any) -> float:
-        """Return the share of the most frequent class."""
-        return float(np.bincount(np.asarray(targets)).max() / len(targets))
+        """Return the score of drawing classes by their frequency, or of always predicting one; see ``guessing_score``."""
+        return guessing_score(self.metric, targets, self.class_names)
+
+    def effective_images(self, targets: Any) -> float | None:
+        return effective_images(self.metric, targets, self.class_names)
 
     def scores(self, outputs: Outputs, targets: Any) -> Any:
-        """Return 1.0 where the top class is right, else 0.0, float64 ``(N,)``."""
-        return (self.decode(outputs) == np.asarray(targets)).astype(np.float64)
+        """Return 1.0 where the top class is right, else 0.0, for accuracy; for other metrics see ``image_scores``."""
+        return image_scores(self.metric, outputs["logits"], targets, self.class_names)
 
     def metrics(self, outputs: Outputs, targets: Any) -> dict[str, Measurement]:
-        return classification_metrics(outputs["logits"], np.asarray(targets), self.class_names)
+        found = classification_metrics(outputs["logits"], np.asarray(targets), self.class_names)
+        first = found.get(self.metric) or class_metric(self.metric, outputs["logits"], targets, self.class_names)
+        return {self.metric: first} | found
 
     def per_class(self, outputs: Outputs, targets: Any) -> dict[str, Measurement]:
         """Return the accuracy of each class that has images."""

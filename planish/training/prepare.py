@@ -24,7 +24,7 @@ from planish.progress import note
 from planish.settings import ModelSettings
 from planish.split_assignment import SplitAssignment, assignment_beside
 from planish.task import Task
-from planish.tasks import task_for
+from planish.tasks import require_defined, task_for
 
 DECODE_SIDE = 256  # size in pixels of images cached on disk while the model's input size is not known
 _MARGIN = 1.15  # ratio of the size of decoded images to the input size, so that training can crop
@@ -69,9 +69,9 @@ def prepare_job(
 
     Args:
         data: a folder, a manifest, or a built-in name; see ``planish.data.load_images``.
-        settings: network, weights, task and input size. The default size is the typical size of the images, at most ``Task.largest_side``
-            (224 for classification). In localisation tasks with images that are not about square, the input has as many pixels in the
-            shape of the images.
+        settings: network, weights, task, metric and input size. The default size is the typical size of the images, at most
+            ``Task.largest_side`` (224 for classification). In localisation tasks with images that are not about square, the input has as
+            many pixels in the shape of the images.
         normalisation: by statistics of the dataset or of each image; see ``Preprocessing``.
         skip_bad: whether to skip broken files instead of raising an error.
         seed: seed of the split and of newly initialised weights.
@@ -79,7 +79,7 @@ def prepare_job(
         assignment: an existing assignment of images to splits, which is kept; None to use the one saved beside the weights file, if any.
 
     Raises:
-        GoalError: the image size is out of range.
+        GoalError: the image size is out of range, or the task has no such metric.
         DataError: the images cannot be used.
         ModelError: the model or its weights cannot be used.
     """
@@ -92,7 +92,9 @@ def prepare_job(
         assignment = assignment_beside(Path(weights))
     images = load_images(data, seed=seed, skip_bad=skip_bad, decoding=decoding, task=task, assignment=assignment)
     images.require("train", "validation", "test")
-    learned = task_for(images.task, images.splits, images.class_names)
+    learned = task_for(images.task, images.splits, images.class_names, settings.metric)
+    if settings.metric is not None:
+        require_defined(learned, ("validation", "test"))
     if image_size is None:
         image_size = usual_side(images, learned.largest_side)
     with torch.random.fork_rng(devices=[]):
