@@ -133,7 +133,7 @@ class Metric:
             n: number of images.
             name: name of the measurement; empty for ``NAME_drop``.
         """
-        value, low, high = (self.scale * x for x in difference)
+        value, low, high = (float(f"{self.scale * x:.12g}") for x in difference)  # 100 * 0.07 must not exceed a limit of 7
         if not self.higher_is_better:
             value, low, high = -value, -high, -low
         return Measurement(name or f"{self.name}_drop", value, self.change_unit, n, False, low, high)

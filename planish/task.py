@@ -44,6 +44,7 @@ class LossSettings:
     focal_gamma: float = 2.0
     class_weights: ClassWeights = "none"
     label_smoothing: float = 0.0
+    logit_adjustment: float | None = None
 
 
 PLAIN_LOSS = LossSettings()

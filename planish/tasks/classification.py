@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from planish.data.class_balance import ADJUSTED_METRIC, UNBALANCED, class_ratio
 from planish.evaluation.metrics.classification import classification_metrics, per_class_accuracy, probabilities
 from planish.evaluation.metrics.image_scores import OF_CLASS, class_metric, effective_images, guessing_score, image_scores
 from planish.measurement import Metric
@@ -98,12 +99,14 @@ class Classification(BaseTask):
 
         ``targets`` are class indices ``(N,)`` or probabilities ``(N, classes)``; one-hot probabilities give the same loss as indices.
         Class weights multiply the term of each class as well, and the sum is divided by the number of images, not by their total weight
-        as in
-        ``torch.nn.functional.cross_entropy``: balanced weights average 1 over the training images, so a batch estimates their mean loss.
+        as in ``torch.nn.functional.cross_entropy``: balanced weights average 1 over the training images, so a batch estimates their mean
+        loss.
+
+        Logit adjustment adds the logarithm of each class's share of the training images to its logit, times its strength; None for 1 if
+        classes are unbalanced and the primary metric is balanced accuracy, else for 0 (Menon et al. 2021, arXiv:2007.07314).
 
         If the network returns several outputs in training, the loss of each auxiliary classifier is added with weight 0.3 (Szegedy et
-        al. 2014,
-        arXiv:1409.4842).
+        al. 2014, arXiv:1409.4842).
 
         T.-Y. Lin et al., Focal loss for dense object detection, 2017 (arXiv:1708.02002).
         """
@@ -119,6 +122,8 @@ class Classification(BaseTask):
         import torch
         import torch.nn.functional as F
 
+        if strength := self._usual_adjustment if settings.logit_adjustment is None else settings.logit_adjustment:
+            outputs = outputs + strength * torch.as_tensor(self._log_shares, dtype=outputs.dtype, device=outputs.device)
         if settings.kind == "cross_entropy" and settings.class_weights == "none":
             return F.cross_entropy(outputs, targets, label_smoothing=settings.label_smoothing)
         classes = outputs.shape[1]
@@ -204,7 +209,23 @@ class Classification(BaseTask):
         return [({"confidence": c, "entropy": h, "energy": e}, self.class_names[int(top)]) for c, h, e, top in values]
 
     @cached_property
+    def _usual_adjustment(self) -> float:
+        """The strength of logit adjustment if none is set."""
+        return float(self.metric == ADJUSTED_METRIC and "train" in self.splits and class_ratio(self._counts) >= UNBALANCED)
+
+    @cached_property
+    def _counts(self) -> npt.NDArray[np.int64]:
+        """The number of training images of each class, ``(classes,)``."""
+        return np.bincount(self.splits["train"].targets, minlength=len(self.class_names))
+
+    @cached_property
+    def _log_shares(self) -> npt.NDArray[np.float64]:
+        """The logarithm of each class's share of the training images, ``(classes,)``; a class without images counts as having one."""
+        counts = np.maximum(self._counts, 1)
+        return np.asarray(np.log(counts / counts.sum()))
+
+    @cached_property
     def _balanced_weights(self) -> npt.NDArray[np.float64]:
         """``n / (classes * count)`` over the training images, ``(classes,)``, as in scikit-learn; 1 for a class without images."""
-        counts = np.bincount(self.splits["train"].targets, minlength=len(self.class_names))
+        counts = self._counts
         return np.where(counts > 0, counts.sum() / (np.count_nonzero(counts) * np.maximum(counts, 1)), 1.0)

@@ -23,6 +23,8 @@ from planish.measurement import Measurement
 
 OF_CLASS = ("recall", "precision", "f1")
 """Metrics of a single class."""
+CLASS_AVERAGES = ("balanced_accuracy", "f1_macro")
+"""Metrics of counts in which all classes weigh alike, however frequent they are."""
 
 Labels = npt.NDArray[np.int64]
 
@@ -103,7 +105,7 @@ def effective_images(metric: str, targets: npt.ArrayLike, class_names: Sequence[
     _, _, name = metric.partition(":")
     if name:
         return float(counts[list(class_names).index(name)])
-    if metric not in ("balanced_accuracy", "f1_macro"):
+    if metric not in CLASS_AVERAGES:
         return None
     present = counts[counts > 0]
     return float(len(present) ** 2 / (1 / present).sum())

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from scipy import stats
 
 Floats = npt.NDArray[np.float64]
+_DECIMALS = 14  # of differences of scores that are sums of fractions, so that equal models differ by exactly 0
 _Z = 1.959963984540054  # two-sided 95% of the normal distribution
 
 
@@ -71,7 +72,7 @@ def paired_difference(a: npt.ArrayLike, b: npt.ArrayLike, seed: int = 0, images:
     if x.shape != y.shape or x.ndim != 1:
         raise ValueError(f"paired scores must have one shape (N,), got {x.shape} and {y.shape}")
     if images is not None or not np.isin(x, (0, 1)).all() or not np.isin(y, (0, 1)).all():
-        value, low, high = bootstrap_mean(x - y, seed)
+        value, low, high = (round(end, _DECIMALS) for end in bootstrap_mean(x - y, seed))
         least = 0.0 if images is None else _Z * 2**0.5 / (images + 2)
         return Interval(value, min(low, value - least), max(high, value + least))
     n = len(x)
