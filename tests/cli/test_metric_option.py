@@ -12,6 +12,9 @@ import pytest
 import planish
 from planish import commands
 from planish.errors import BundleError, DataError, GoalError
+from planish.experiments.topics import Strategy
+from planish.export import ToOnnx
+from planish.plan import Plan
 from planish.report.recomputation.recompute import recompute
 from planish.report.recomputation.run_folder import read_run
 from planish.testing import write_shapes
@@ -92,3 +95,13 @@ def test_a_search_keeps_it_and_its_report_recomputes_it(shapes: Path, tmp_path: 
     again = recompute(read_run(run))
     assert (again.warnings, again.unchecked) == ([], 0)
     assert "Recall of disc on test" in (run / "report.html").read_text()
+
+
+def test_a_comparison_is_by_it(shapes: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("planish.experiments.compression.strategies_of", lambda *_: [Strategy("as it is", "", Plan(ToOnnx()))])
+    out, weights = tmp_path / "out", next(trained.rglob("*.safetensors"))
+    found = commands.compare(shapes, metric="log-loss", model="resnet8x2", weights=weights, train_mode="never", out=out)
+    (row,) = found.rows
+    assert next(iter(row.measurements)) == next(iter(found.original.measurements)) == "log_loss"
+    assert (row.measurements["drop"].value, row.measurements["drop"].unit) == (0, "nats")
+    assert "Log loss" in (out / "comparison.html").read_text()
