@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
@@ -132,17 +133,18 @@ class Metric:
             n: number of images.
             name: name of the measurement; empty for ``NAME_drop``.
         """
-        value, low, high = (self.scale * x for x in difference)
+        value, low, high = (float(f"{self.scale * x:.12g}") for x in difference)  # 100 * 0.07 must not exceed a limit of 7
         if not self.higher_is_better:
             value, low, high = -value, -high, -low
         return Measurement(name or f"{self.name}_drop", value, self.change_unit, n, False, low, high)
 
 
 _WORDS = {
-    "map": "mAP", "map_50": "mAP50", "map_75": "mAP75", "map_small": "mAP of small objects", "map_medium": "mAP of medium objects",
+    "map": "mAP", "map_small": "mAP of small objects", "map_medium": "mAP of medium objects",
     "map_large": "mAP of large objects", "mar_100": "mean recall", "mar": "mean recall",
-    "miou": "mIoU", "iou": "IoU", "dice": "Dice", "f1": "F1",
+    "miou": "mIoU", "iou": "IoU", "dice": "Dice", "f1": "F1", "f1_macro": "macro F1", "auroc_macro": "AUROC",
 }  # fmt: skip
+_MAP_AT = re.compile(r"map_(\d\d)")
 
 
 def in_words(name: str) -> str:
@@ -153,13 +155,20 @@ def in_words(name: str) -> str:
         ('mask mAP', 'mIoU', 'balanced accuracy', 'mAP gaussian noise')
         >>> in_words("uncapped_map_50")
         'mAP50 of all detections'
+        >>> in_words("recall:hat"), in_words("iou:road"), in_words("map_60")
+        ('recall of hat', 'IoU of road', 'mAP60')
     """
+    kind, colon, label = name.partition(":")
+    if colon:
+        return f"{in_words(kind)} of {label}"
     if name.startswith("uncapped_"):
         return f"{in_words(name.removeprefix('uncapped_'))} of all detections"
     if name.startswith("mask_"):
         return f"mask {in_words(name.removeprefix('mask_'))}"
     if name in _WORDS:
         return _WORDS[name]
+    if at := _MAP_AT.fullmatch(name):
+        return f"mAP{at[1]}"
     first, _, rest = name.partition("_")
     return " ".join(filter(None, (_WORDS.get(first, first), rest.replace("_", " "))))
 

@@ -27,6 +27,7 @@ class ModelSettings:
         mean: mean the network expects, on the 0..1 scale, one value or one per channel; None if its weights define it.
         std: standard deviation the network expects, given like ``mean``.
         task: name of the task; None to determine it from the annotations.
+        metric: the metric that must not drop, see ``Task.with_metric``; None for the task's own.
     """
 
     model: str | nn.Module = "resnet20"
@@ -36,6 +37,7 @@ class ModelSettings:
     mean: Sequence[float] | None = None
     std: Sequence[float] | None = None
     task: str | None = None
+    metric: str | None = None
 
     @property
     def name(self) -> str:

@@ -44,6 +44,7 @@ class LossSettings:
     focal_gamma: float = 2.0
     class_weights: ClassWeights = "none"
     label_smoothing: float = 0.0
+    logit_adjustment: float | None = None
 
 
 PLAIN_LOSS = LossSettings()
@@ -127,6 +128,17 @@ class Task(Protocol):
         """The metric that candidates are compared by; a name is enough if it is in percent and higher is better."""
         ...
 
+    def with_metric(self, name: str) -> Task:
+        """Return the task with another primary metric, to which scores, guessing and all comparisons then refer.
+
+        Args:
+            name: as the user writes it: ``macro_f1``, ``map50``, ``recall:hat``.
+
+        Raises:
+            GoalError: the task has no such metric, or there is no such class.
+        """
+        ...
+
     @property
     def recipe(self) -> str:
         """Name of the default training recipe; empty if the default depends on the weights and the number of images."""
@@ -185,13 +197,24 @@ class Task(Protocol):
         ...
 
     def guessing(self, targets: Any) -> float:
-        """Return the mean score of a model that guesses without using the images."""
+        """Return the mean score of a model that guesses without using the images.
+
+        Raises:
+            DataError: the primary metric is not defined on these targets.
+        """
         ...
 
     def scores(self, outputs: Outputs, targets: Any) -> Any:
         """Return one score per image, float64 ``(N,)``, for paired comparisons.
 
         Their mean is the primary metric, in its unit, or on the 0..1 scale if the metric is in percent.
+        """
+        ...
+
+    def effective_images(self, targets: Any) -> float | None:
+        """Return the number of images that the primary metric rests on, if it is computed from counts of images of some classes.
+
+        A paired difference is at least as uncertain as if one of these images was won and another one lost; None sets no such limit.
         """
         ...
 

@@ -24,6 +24,7 @@ def evaluate(
     image_size: int | None = None,
     resize: Resize | None = None,
     task: str | None = None,
+    metric: str | None = None,
     layout: Layout | None = None,
     split: Split | None = None,
     runtime: str = "auto",
@@ -50,6 +51,7 @@ def evaluate(
         image_size: Input size in pixels.
         resize: How images are brought to the input size.
         task: classification, detection, instance, semantic, or the name of an installed task.
+        metric: Metric to report first, and on corrupted images; see `planish optimize --help`. By default the task's own.
         layout: Layout of the dataset, if it could be read in more than one way.
         split: Split to evaluate; test by default, or all images if the model was made with none of them.
         runtime: Runtime to use; auto uses the bundle's own.
@@ -81,7 +83,7 @@ def evaluate(
     from planish.report.pages.evaluation import write_evaluation
     from planish.runs.evaluation import EvaluationSettings, EvaluationSubject, evaluate_split, save_evaluation
     from planish.settings import ModelSettings
-    from planish.tasks import task_for
+    from planish.tasks import require_defined, task_for
 
     read = source(data, layout)
     _check(out, precision, tile, corruptions)
@@ -104,8 +106,11 @@ def evaluate(
         images.require(chosen)
         if calibrate:
             images.require("validation")
+        measured = task_for(opened.task, images.splits, images.class_names, metric)
+        if metric is not None:
+            require_defined(measured, (chosen,))
         evaluated = evaluate_split(
-            opened.predictor(threads=2), task_for(opened.task, images.splits, images.class_names), chosen, spec, preprocessing,
+            opened.predictor(threads=2), measured, chosen, spec, preprocessing,
             EvaluationSettings(calibrate or (out is not None and len(images.splits["validation"]) > 0), corruptions, seed, tile),
         )  # fmt: skip
     if out is not None:

@@ -41,6 +41,7 @@ def optimize(
     augmentation: Strength = "light",
     train_mode: Annotated[TrainMode, Parameter(name="--train")] = "auto",
     task: str | None = None,
+    metric: str | None = None,
     layout: Layout | None = None,
     students: Annotated[Sequence[str] | None, Parameter(name="--student")] = None,
     teachers: int = 1,
@@ -57,7 +58,7 @@ def optimize(
             YOLO file; a CSV or JSON Lines manifest; or a built-in one: fashion-mini, fashion-scenes, cifar10, fashion-mnist, mnist.
         model: Network: resnet20, torchvision:NAME, timm:NAME, or FILE.py:factory. For a FILE.onnx, only what needs no training is tried.
         weights: Initial weights: imagenet, or a .safetensors or .pth file. A model already trained on these classes is not trained again.
-        max_drop: Maximum drop of the task's primary metric, 1 point by default; in the metric's own unit if that is not percent.
+        max_drop: Maximum drop of the metric, 1 point by default; in the metric's own unit if that is not percent.
         max_latency: Maximum latency of one batch: 5ms, 800us.
         max_size: Maximum size of the shipped files: 4MB, 512KiB.
         risk: Accepted probability that the shipped model loses more than the maximum drop on new images, 0.2 by default. 0.05 needs more
@@ -77,6 +78,8 @@ def optimize(
         augmentation: Augmentation of training images.
         train_mode: Whether to train the original; auto trains it unless it was already trained on these classes.
         task: classification, detection, instance, semantic, or the name of an installed task; by default determined by the annotations.
+        metric: What must not drop: accuracy (default), balanced-accuracy, macro-f1, auroc, log-loss, recall:CLASS, precision:CLASS or
+            f1:CLASS; of boxes and masks map (default), map50, ..., map95; of pixels miou (default), dice, pixel-accuracy or iou:CLASS.
         layout: Layout of the dataset, if it could be read in more than one way.
         students: Another architecture to distill the original into; may be repeated; none tries no others. By default some small ones if
             the original is trained from scratch.
@@ -93,6 +96,7 @@ def optimize(
 
     Example:
         $ planish optimize photos/ --model mobilenet_v2 --weights imagenet --max-drop 1 --max-latency 5ms --max-size 4MB
+        $ planish optimize parts/ --metric recall:defective --max-drop 0.5
     """
     from planish.commands.models import channel_list
     from planish.report import write_report
@@ -107,7 +111,7 @@ def optimize(
     folder = Path(out) if out is not None else default_folder(read, name)
     result = search(
         read,
-        model=ModelSettings(model, weights, image_size, resize, channel_list(mean), channel_list(std), task),
+        model=ModelSettings(model, weights, image_size, resize, channel_list(mean), channel_list(std), task, metric),
         goal=GoalSettings(max_drop, max_latency, max_size, risk),
         target=DeploymentTarget(runtime, threads, batch),
         original=OriginalSettings(epochs, augmentation, train_mode),

@@ -45,6 +45,7 @@ def train(
     image_size: int | None = None,
     train_mode: Annotated[TrainMode, Parameter(name="--train")] = "always",
     task: str | None = None,
+    metric: str | None = None,
     layout: Layout | None = None,
     skip_bad: bool = False,
     resume: bool = False,
@@ -67,6 +68,7 @@ def train(
         image_size: Input size in pixels; by default the size of the images, at most 224.
         train_mode: auto first evaluates a model that comes with weights, and trains it only if it is hardly better than chance.
         task: classification, detection, instance, semantic, or the name of an installed task; by default determined by the annotations.
+        metric: Metric to report, and for early stopping; see `planish optimize --help`. By default the task's own.
         layout: Layout of the dataset, if it could be read in more than one way.
         skip_bad: Skip broken images instead of stopping.
         resume: Continue from the checkpoint of an interrupted training.
@@ -107,12 +109,12 @@ def train(
     resolved = resolved_recipe(recipe, changed, read, pretrained=weights is not None, task=task, model=model)
     settings = {
         "data": read, "model": name, "weights": str(weights or ""), "recipe": resolved.to_yaml(), "train": train_mode, "budget": budget,
-        "task": task, "skip_bad": skip_bad, "seed": seed,
+        "task": task, "metric": metric, "skip_bad": skip_bad, "seed": seed,
     }  # fmt: skip
     with ExitStack() as stack:
         notes = stack.enter_context(collecting_notes())
         checkpoint = stack.enter_context(resumable(folder, settings, resume=resume))
-        chosen = ModelSettings(model, weights, resolved.image_size, task=task)
+        chosen = ModelSettings(model, weights, resolved.image_size, task=task, metric=metric)
         job = prepare_job(read, chosen, normalisation=resolved.normalisation, skip_bad=skip_bad, seed=seed)
         warn_of_fresh_weights(recipe, job.pretrained)
         job = replace(job, artifact=apply_modifications(job.artifact, job.task, resolved.techniques()))

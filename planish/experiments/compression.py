@@ -131,7 +131,7 @@ def compare(
         "topic": topic, "data": str(data), "model": name, "weights": str(model.weights or ""), "runtime": runtime,
         "threads": target.threads, "batch": target.batch, "epochs": original.epochs, "recovery_epochs": recovery_epochs,
         "augmentation": original.augmentation, "train": original.train_mode, "image_size": model.image_size, "task": model.task,
-        "skip_bad": run.skip_bad, "seed": seed,
+        "skip_bad": run.skip_bad, "seed": seed, "metric": model.metric,
     }  # fmt: skip
     with run_folder(folder, settings, run.resume) as record:
         job = prepare_job(data, model, skip_bad=run.skip_bad, seed=seed)

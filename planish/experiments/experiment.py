@@ -221,13 +221,13 @@ def experiment(
         "data": str(data), "model": name, "factors": {key: list(each) for key, each in factors.items()}, "design": plan.design,
         "seeds": seeds,
         "recipe": base.to_yaml(), "budget": run.budget, "epochs": epochs, "weights": weights, "skip_bad": run.skip_bad, "seed": seed,
-        "task": task,
+        "task": task, "metric": model.metric,
     }  # fmt: skip
     limit = None if run.budget is None else units.seconds(run.budget)
     share = None if limit is None or epochs is not None else _TRAINED_SHARE * limit / (len(arms) * seeds)
     with run_folder(folder, settings, run.resume) as job:
         store = job.store
-        trainer = Trainer(store, folder / "work", data, run.skip_bad, seed, share, task, shared_assignment(arms))
+        trainer = Trainer(store, folder / "work", data, run.skip_bad, seed, share, model, shared_assignment(arms))
         precision = decided_precision(store, base.training.mixed_precision, lambda: trainer.start(arms[0], seed)[1])
         base, arms = in_precision(base, precision), [replace(arm, recipe=in_precision(arm.recipe, precision)) for arm in arms]
         found = [ArmResult(_label(each, values[0], plan.design), each) for each in values]

@@ -20,7 +20,7 @@ from planish.progress import note
 from planish.runs.open_model import open_model
 from planish.settings import ModelSettings
 from planish.split_assignment import SplitAssignment
-from planish.tasks import task_for
+from planish.tasks import require_defined, task_for
 from planish.training.prepare import DECODE_SIDE, Job, decode_side_for, fitting_resize, usual_side
 
 _IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -56,7 +56,7 @@ def file_job(data: str | Path, settings: ModelSettings, *, skip_bad: bool = Fals
         decoding = Decoding(artifact.preprocessing.decode_side, artifact.input_spec.channels)
         images = _images(data, decoding, skip_bad, seed, opened.assignment, artifact.class_names)
         note(f"{file.name} was written by Planish and says how it is fed, and its classes")
-        return _job(artifact, images)
+        return _job(artifact, images, settings.metric)
     foreign = read_external(file)
     if any(node.op_type in _QUANTIZED for node in foreign.model.graph.node):
         raise _quantized(file)
@@ -85,7 +85,7 @@ def file_job(data: str | Path, settings: ModelSettings, *, skip_bad: bool = Fals
     model = onnx.load(str(fed))
     onnx.helper.set_model_props(model, metadata(artifact))
     onnx.save(model, str(fed))
-    return _job(artifact, images)
+    return _job(artifact, images, settings.metric)
 
 
 def refuse_training(file: str, **asked: Any) -> None:
@@ -112,10 +112,11 @@ def _images(
     return images
 
 
-def _job(artifact: Artifact, images: ImageData) -> Job:
-    return Job(
-        task_for(images.task, images.splits, images.class_names), artifact, images, trained_on_classes=True, pretrained=True, notes=()
-    )
+def _job(artifact: Artifact, images: ImageData, metric: str | None) -> Job:
+    task = task_for(images.task, images.splits, images.class_names, metric)
+    if metric is not None:
+        require_defined(task, ("validation", "test"))
+    return Job(task, artifact, images, trained_on_classes=True, pretrained=True, notes=())
 
 
 def _quantized(file: Path) -> ModelError:

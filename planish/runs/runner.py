@@ -122,12 +122,14 @@ class Runner:
         In points if the metric is in percent, else in its unit. A positive drop is a loss, also for metrics of which lower is better.
         """
         there, here = self.scores(*against, split), self.scores(plan, runtime, split)
-        return replace(metric_of(self.task).drop(paired_difference(there, here), len(here)), runtime=runtime)
+        images = self.task.effective_images(self.task.split(split).targets)
+        return replace(metric_of(self.task).drop(paired_difference(there, here, images=images), len(here)), runtime=runtime)
 
     def drop_risk(self, plan: Plan, runtime: str, against: tuple[Plan, str], split: SplitName, limit: float) -> Measurement:
         """Return the risk, in percent, that this drop on new images is above a limit, in the same unit; see ``drop_risk``."""
         there, here = self.scores(*against, split), self.scores(plan, runtime, split)
-        return replace(drop_risk(there, here, limit, metric_of(self.task)), runtime=runtime)
+        images = self.task.effective_images(self.task.split(split).targets)
+        return replace(drop_risk(there, here, limit, metric_of(self.task), images), runtime=runtime)
 
     def score(self, plan: Plan, runtime: str, split: SplitName) -> float:
         """Return the primary metric, in its unit."""

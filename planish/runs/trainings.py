@@ -30,6 +30,7 @@ from planish.training.prepare import Job, prepare_job
 from planish.training.recipe import Recipe, apply_modifications
 
 MAX_EPOCHS_WITH_TIME_LIMIT = 60  # maximum number of epochs if the training is limited by time
+_ANY_TASK = ModelSettings()
 _JUDGED: tuple[SplitName, ...] = ("validation", "test")
 
 Scores = npt.NDArray[np.float64]
@@ -83,7 +84,7 @@ class Trainer:
         skip_bad: skip broken images.
         seed: seed of the split.
         seconds: time limit of each training; None to train for the epochs of the recipe.
-        task: name of the task; None to determine it from the annotations.
+        model: holds the task and the metric of all trainings; its other values are not used.
         assignment: the splits that all arms share; see ``shared_assignment``.
     """
 
@@ -95,10 +96,10 @@ class Trainer:
         skip_bad: bool,
         seed: int,
         seconds: float | None,
-        task: str | None = None,
+        model: ModelSettings = _ANY_TASK,
         assignment: SplitAssignment | None = None,
     ) -> None:
-        self.store, self.folder, self.seconds, self._task = store, folder, seconds, task
+        self.store, self.folder, self.seconds, self._model = store, folder, seconds, model
         self._data, self._skip_bad, self._seed = data, skip_bad, seed
         self._assignment = assignment
         self._jobs: dict[tuple[Any, ...], Job] = {}
@@ -164,7 +165,13 @@ class Trainer:
             self._jobs.clear()
             self._jobs[key] = prepare_job(
                 self._data,
-                ModelSettings(arm.model, weights=arm.weights or None, image_size=arm.recipe.image_size, task=self._task),
+                ModelSettings(
+                    arm.model,
+                    weights=arm.weights or None,
+                    image_size=arm.recipe.image_size,
+                    task=self._model.task,
+                    metric=self._model.metric,
+                ),
                 normalisation=arm.recipe.normalisation,
                 skip_bad=self._skip_bad,
                 seed=self._seed,
@@ -174,7 +181,7 @@ class Trainer:
             metric = metric_of(self._jobs[key].task)
             if metric.unit != "%":
                 raise DataError(
-                    f"trainings that are compared by {metric.name}", "their intervals are of metrics in percent", "compare single trainings"
+                    f"trainings that are compared by {metric.name}", "their intervals are of metrics in percent", "choose another --metric"
                 )
             keep_assignment(self.folder.parent, self._jobs[key].data.assignment)
         return self._jobs[key]

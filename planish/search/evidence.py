@@ -118,6 +118,7 @@ class Validation:
         reference: for each candidate, the row of the model that it is compared with ``(C,)``.
         scores: one score per model and image ``(M, N)``, see ``Task.scores``; the mean over images is the metric.
         keys: names of the images ``(N,)``.
+        images: number of images that the metric rests on, see ``Task.effective_images``, ``()``; NaN if it sets no limit.
     """
 
     candidates: npt.NDArray[Any]
@@ -125,6 +126,7 @@ class Validation:
     reference: npt.NDArray[np.int64]
     scores: npt.NDArray[np.float64]
     keys: npt.NDArray[Any]
+    images: npt.NDArray[np.float64]
 
 
 @plain_dataclass(frozen=True)

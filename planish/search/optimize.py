@@ -118,6 +118,7 @@ def optimize(
         "data": str(data), "model": name, "weights": str(model.weights or ""), "runtime": runtime, "threads": target.threads,
         "batch": target.batch, "image_size": model.image_size, "epochs": original.epochs, "augmentation": original.augmentation,
         "train": train_mode, "skip_bad": run.skip_bad, "seed": seed, "resize": model.resize, "task": model.task,
+        "metric": model.metric,
         "mean": None if model.mean is None else list(model.mean), "std": None if model.std is None else list(model.std),
         "students": None if teaching.students is None else list(teaching.students), "teachers": teachers,
         "max_drop": limits.max_drop_points, "risk": limits.risk,
@@ -246,7 +247,7 @@ def limits_in_metric_unit(limits: Goal, max_drop: float | None, task: Task) -> G
 
 
 def _impossible_drop(limits: Goal) -> GoalError:
-    return GoalError(f"a drop of {limits.max_drop_points} points", "it is between 0 and 100 points of accuracy", "for example --max-drop 1")
+    return GoalError(f"a drop of {limits.max_drop_points} points", "it is between 0 and 100 points", "for example --max-drop 1")
 
 
 def _check_teachers(teachers: int, model: str | nn.Module, train_mode: TrainMode, job: Job) -> None:

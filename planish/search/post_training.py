@@ -7,12 +7,14 @@ from functools import partial
 
 from planish.compression import Int8, Resolution, Simplify
 from planish.errors import ModelError
+from planish.measurement import in_words
 from planish.plan import Plan
 from planish.progress import note
 from planish.search.state import DeployedCandidate, Search
 from planish.search.time_estimates import deploy_seconds, seconds_to_come
 from planish.search.trials.proposals import Level, Trial
 from planish.search.trials.screening import measure
+from planish.task import metric_of
 from planish.training.original import better_than_guessing
 
 _ORIGINAL = Plan()
@@ -29,13 +31,14 @@ def check_trained_on_classes(search: Search) -> None:
     """
     task, outputs = search.runner.task, search.runner.outputs(_ORIGINAL, "onnxruntime", "validation")
     reached, is_trained = better_than_guessing(task, outputs, task.split("validation").targets)
+    metric = metric_of(task)
     if not is_trained:
         raise ModelError(
-            f"the file has {100 * reached:.1f} % accuracy on validation, which is hardly better than guessing",
+            f"the file has {metric.text(reached)} {in_words(metric.name)} on validation, which is hardly better than guessing",
             "it must be trained on these classes, in the order of its outputs (of their names, if it has none), with this preprocessing",
             "give its --mean, --std and --resize, or name the classes' folders in its order",
         )
-    note(f"the file as given has {100 * reached:.1f} % accuracy on validation")
+    note(f"the file as given has {metric.text(reached)} {in_words(metric.name)} on validation")
 
 
 def without_training(search: Search) -> tuple[Trial, ...]:

@@ -35,12 +35,15 @@ def _validation(search: Search, candidates: dict[str, CandidateResult]) -> Valid
     judged = {key: pair for key, pair in search.journal.drop_sources.items() if key in candidates}
     models: dict[str, ModelOutputs] = {_name(model): model for pair in judged.values() for model in pair}
     rows = {name: row for row, name in enumerate(models)}
+    split, task = search.runner.task.split("validation"), search.runner.task
+    images = task.effective_images(split.targets)
     return Validation(
         candidates=np.array(list(judged)),
         own=np.array([rows[_name(own)] for own, _ in judged.values()], np.int64),
         reference=np.array([rows[_name(reference)] for _, reference in judged.values()], np.int64),
         scores=np.stack([np.asarray(search.runner.scores(*model, "validation"), np.float64) for model in models.values()]),
-        keys=np.array(search.runner.task.split("validation").keys),
+        keys=np.array(split.keys),
+        images=np.array(np.nan if images is None else images),
     )
 
 

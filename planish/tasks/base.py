@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
+from planish.errors import GoalError
 from planish.evaluation.drawing import LEAST_SCORE
 
 if TYPE_CHECKING:
@@ -82,6 +83,14 @@ class BaseTask:
 
     def uncapped(self) -> Self:
         return self
+
+    def with_metric(self, name: str) -> Self:
+        """Refuse another metric; a task with several of them overrides this."""
+        raise GoalError(f"--metric {name}", "this task has a single metric, which is always used", "omit it")
+
+    def effective_images(self, targets: Any) -> float | None:
+        """Return None: the uncertainty is that of the scores."""
+        return None
 
     def per_class(self, outputs: Outputs, targets: Any) -> dict[str, Measurement]:
         """Return the metric of each class; none by default."""

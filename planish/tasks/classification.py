@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from planish.data.class_balance import ADJUSTED_METRIC, UNBALANCED, class_ratio
 from planish.evaluation.metrics.classification import classification_metrics, per_class_accuracy, probabilities
+from planish.evaluation.metrics.image_scores import OF_CLASS, class_metric, effective_images, guessing_score, image_scores
+from planish.measurement import Metric
 from planish.task import PLAIN_LOSS, AugmentSettings
 from planish.tasks.base import PLAIN, BaseTask, ReadmeText, ResponseOptions
+from planish.tasks.metric_names import parse_metric
 
 if TYPE_CHECKING:
     import torch
@@ -24,6 +28,7 @@ if TYPE_CHECKING:
     from planish.tasks.localisation import View
 
 AUXILIARY_WEIGHT = 0.3
+_METRICS = {name: name for name in ("accuracy", "balanced_accuracy", "log_loss")} | {"macro_f1": "f1_macro", "auroc": "auroc_macro"}
 
 
 @dataclass(frozen=True)
@@ -33,13 +38,21 @@ class Classification(BaseTask):
     Args:
         splits: the four splits; targets are int64 ``(N,)``.
         class_names: in the order of the logits.
+        metric: name of the primary metric, see ``image_scores``.
     """
 
     name: str = "classification"
     recipe: str = ""
     largest_side: int = 224
     whole_image: bool = False
-    primary_metric: str = "accuracy"
+    metric: str = "accuracy"
+
+    @property
+    def primary_metric(self) -> str | Metric:
+        return Metric(self.metric, "nats", higher_is_better=False) if self.metric == "log_loss" else self.metric
+
+    def with_metric(self, name: str) -> Classification:
+        return replace(self, metric=parse_metric(name, self.name, _METRICS, OF_CLASS, self.class_names))
 
     @property
     def annotations(self) -> Kind:
@@ -86,12 +99,14 @@ class Classification(BaseTask):
 
         ``targets`` are class indices ``(N,)`` or probabilities ``(N, classes)``; one-hot probabilities give the same loss as indices.
         Class weights multiply the term of each class as well, and the sum is divided by the number of images, not by their total weight
-        as in
-        ``torch.nn.functional.cross_entropy``: balanced weights average 1 over the training images, so a batch estimates their mean loss.
+        as in ``torch.nn.functional.cross_entropy``: balanced weights average 1 over the training images, so a batch estimates their mean
+        loss.
+
+        Logit adjustment adds the logarithm of each class's share of the training images to its logit, times its strength; None for 1 if
+        classes are unbalanced and the primary metric is balanced accuracy, else for 0 (Menon et al. 2021, arXiv:2007.07314).
 
         If the network returns several outputs in training, the loss of each auxiliary classifier is added with weight 0.3 (Szegedy et
-        al. 2014,
-        arXiv:1409.4842).
+        al. 2014, arXiv:1409.4842).
 
         T.-Y. Lin et al., Focal loss for dense object detection, 2017 (arXiv:1708.02002).
         """
@@ -107,6 +122,8 @@ class Classification(BaseTask):
         import torch
         import torch.nn.functional as F
 
+        if strength := self._usual_adjustment if settings.logit_adjustment is None else settings.logit_adjustment:
+            outputs = outputs + strength * torch.as_tensor(self._log_shares, dtype=outputs.dtype, device=outputs.device)
         if settings.kind == "cross_entropy" and settings.class_weights == "none":
             return F.cross_entropy(outputs, targets, label_smoothing=settings.label_smoothing)
         classes = outputs.shape[1]
@@ -150,15 +167,20 @@ class Classification(BaseTask):
         return np.argmax(outputs["logits"], axis=1)
 
     def guessing(self, targets: Any) -> float:
-        """Return the share of the most frequent class."""
-        return float(np.bincount(np.asarray(targets)).max() / len(targets))
+        """Return the score of drawing classes by their frequency, or of always predicting one; see ``guessing_score``."""
+        return guessing_score(self.metric, targets, self.class_names)
+
+    def effective_images(self, targets: Any) -> float | None:
+        return effective_images(self.metric, targets, self.class_names)
 
     def scores(self, outputs: Outputs, targets: Any) -> Any:
-        """Return 1.0 where the top class is right, else 0.0, float64 ``(N,)``."""
-        return (self.decode(outputs) == np.asarray(targets)).astype(np.float64)
+        """Return 1.0 where the top class is right, else 0.0, for accuracy; for other metrics see ``image_scores``."""
+        return image_scores(self.metric, outputs["logits"], targets, self.class_names)
 
     def metrics(self, outputs: Outputs, targets: Any) -> dict[str, Measurement]:
-        return classification_metrics(outputs["logits"], np.asarray(targets), self.class_names)
+        found = classification_metrics(outputs["logits"], np.asarray(targets), self.class_names)
+        first = found.get(self.metric) or class_metric(self.metric, outputs["logits"], targets, self.class_names)
+        return {self.metric: first} | found
 
     def per_class(self, outputs: Outputs, targets: Any) -> dict[str, Measurement]:
         """Return the accuracy of each class that has images."""
@@ -187,7 +209,23 @@ class Classification(BaseTask):
         return [({"confidence": c, "entropy": h, "energy": e}, self.class_names[int(top)]) for c, h, e, top in values]
 
     @cached_property
+    def _usual_adjustment(self) -> float:
+        """The strength of logit adjustment if none is set."""
+        return float(self.metric == ADJUSTED_METRIC and "train" in self.splits and class_ratio(self._counts) >= UNBALANCED)
+
+    @cached_property
+    def _counts(self) -> npt.NDArray[np.int64]:
+        """The number of training images of each class, ``(classes,)``."""
+        return np.bincount(self.splits["train"].targets, minlength=len(self.class_names))
+
+    @cached_property
+    def _log_shares(self) -> npt.NDArray[np.float64]:
+        """The logarithm of each class's share of the training images, ``(classes,)``; a class without images counts as having one."""
+        counts = np.maximum(self._counts, 1)
+        return np.asarray(np.log(counts / counts.sum()))
+
+    @cached_property
     def _balanced_weights(self) -> npt.NDArray[np.float64]:
         """``n / (classes * count)`` over the training images, ``(classes,)``, as in scikit-learn; 1 for a class without images."""
-        counts = np.bincount(self.splits["train"].targets, minlength=len(self.class_names))
+        counts = self._counts
         return np.where(counts > 0, counts.sum() / (np.count_nonzero(counts) * np.maximum(counts, 1)), 1.0)

@@ -12,10 +12,17 @@ import numpy as np
 
 from planish.evaluation.drawing import LEAST_SCORE
 from planish.evaluation.errors.detection import detection_errors
-from planish.evaluation.metrics.detection import average_precision_by_class, detection_metrics, detection_scores, metric_name
+from planish.evaluation.metrics.detection import (
+    average_precision_by_class,
+    detection_metrics,
+    detection_scores,
+    map_names,
+    metric_name,
+)
 from planish.task import PLAIN_LOSS, AugmentSettings
 from planish.tasks.base import PLAIN, BaseTask, ReadmeText, ResponseOptions, images_of
 from planish.tasks.localisation import View, confident_rows, objects
+from planish.tasks.metric_names import parse_metric
 
 if TYPE_CHECKING:
     import torch
@@ -37,6 +44,7 @@ class Detection(BaseTask):
         class_names: indexed by label; there is no background class.
         name: ``detection``, or ``instance``, which also learns and evaluates masks.
         counts_all: metrics count all detections, not only COCO's 100 per image and class; the names of the metrics state this.
+        metric: primary metric, one of ``map_names``; of masks for ``instance``.
     """
 
     name: str = "detection"
@@ -44,6 +52,7 @@ class Detection(BaseTask):
     largest_side: int = 320
     whole_image: bool = True
     counts_all: bool = False
+    metric: str = "map"
 
     @property
     def annotations(self) -> Kind:
@@ -65,7 +74,11 @@ class Detection(BaseTask):
 
     @property
     def primary_metric(self) -> str:
-        return "mask_" * self.masks + metric_name("map", uncapped=self.counts_all)
+        return "mask_" * self.masks + metric_name(self.metric, uncapped=self.counts_all)
+
+    def with_metric(self, name: str) -> Detection:
+        names = {each.replace("_", ""): each for each in map_names()}
+        return replace(self, metric=parse_metric(name, self.name, names, (), self.class_names))
 
     def uncapped(self) -> Detection:
         return replace(self, counts_all=True)
@@ -117,10 +130,10 @@ class Detection(BaseTask):
 
     def scores(self, outputs: Outputs, targets: Any) -> Any:
         """Return the contribution of each image to the mean average precision: jackknife pseudo-values, whose mean it is."""
-        return detection_scores(outputs, targets, self.class_names, masks=self.masks, uncapped=self.counts_all)
+        return detection_scores(outputs, targets, self.class_names, masks=self.masks, uncapped=self.counts_all, metric=self.metric)
 
     def metrics(self, outputs: Outputs, targets: Any) -> dict[str, Measurement]:
-        return detection_metrics(outputs, targets, self.class_names, masks=self.masks, uncapped=self.counts_all)
+        return detection_metrics(outputs, targets, self.class_names, masks=self.masks, uncapped=self.counts_all, primary=self.metric)
 
     def per_class(self, outputs: Outputs, targets: Any) -> dict[str, Measurement]:
         """Return the average precision of each class."""

@@ -24,16 +24,24 @@ def registered() -> dict[str, TaskFactory]:
     return TASKS | {name: kind for name, kind in installed_tasks().items() if name not in TASKS}
 
 
-def task_for(name: str, splits: Mapping[SplitName, Split], class_names: tuple[str, ...]) -> Task:
+def task_for(name: str, splits: Mapping[SplitName, Split], class_names: tuple[str, ...], metric: str | None = None) -> Task:
     """Return the task of this name for these images.
+
+    Args:
+        name: name of the task.
+        splits: the images.
+        class_names: in the order of the outputs.
+        metric: primary metric as the user writes it, see ``Task.with_metric``; None for the task's own.
 
     Raises:
         DataError: there is no such task.
+        GoalError: the task has no such metric, or there is no such class.
     """
     kinds = registered()
     if name not in kinds:
         raise DataError(f"there is no task {name!r}", f"tasks are {', '.join(kinds)}", "install the package that adds it")
-    return kinds[name](splits, class_names)
+    task = kinds[name](splits, class_names)
+    return task if metric is None else task.with_metric(metric)
 
 
 def recipe_of(name: str) -> str:

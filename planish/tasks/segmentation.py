@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from planish.evaluation.metrics.segmentation import IGNORED, iou_by_class, segmentation_metrics, segmentation_scores
+from planish.evaluation.metrics.segmentation import (
+    METRICS,
+    OF_CLASS,
+    guessing_score,
+    iou_by_class,
+    segmentation_metrics,
+    segmentation_scores,
+)
 from planish.task import PLAIN_LOSS, AugmentSettings
 from planish.tasks.base import PLAIN, BaseTask, ReadmeText, ResponseOptions, images_of
 from planish.tasks.localisation import regions
+from planish.tasks.metric_names import parse_metric
 
 if TYPE_CHECKING:
     import torch
@@ -33,13 +41,21 @@ class SemanticSegmentation(BaseTask):
     Args:
         splits: the four splits; targets are label maps, uint8 ``(H, W)``, 255 for ignored pixels.
         class_names: indexed by label.
+        metric: name of the primary metric: ``miou``, ``dice``, ``pixel_accuracy`` or ``iou:CLASS``.
     """
 
     name: str = "semantic"
     recipe: str = "pixels"
     largest_side: int = 320
     whole_image: bool = True
-    primary_metric: str = "miou"
+    metric: str = "miou"
+
+    @property
+    def primary_metric(self) -> str:
+        return self.metric
+
+    def with_metric(self, name: str) -> SemanticSegmentation:
+        return replace(self, metric=parse_metric(name, self.name, {each: each for each in METRICS}, (OF_CLASS,), self.class_names))
 
     @property
     def annotations(self) -> Kind:
@@ -86,16 +102,15 @@ class SemanticSegmentation(BaseTask):
         return outputs["classes"]
 
     def guessing(self, targets: Any) -> float:
-        """Return the mean IoU of assigning the most frequent class to every pixel."""
-        counts = np.sum([np.bincount(np.asarray(targets[i]).ravel(), minlength=256)[:IGNORED] for i in range(len(targets))], axis=0)
-        return float(counts.max() / max(1, counts.sum()) / max(1, np.count_nonzero(counts)))
+        """Return the metric of assigning one class to every pixel, see ``guessing_score``."""
+        return guessing_score(self.metric, targets, self.class_names)
 
     def scores(self, outputs: Outputs, targets: Any) -> Any:
-        """Return the contribution of each image to the mean IoU: jackknife pseudo-values, whose mean it is."""
-        return segmentation_scores(outputs, targets, self.class_names)
+        """Return the contribution of each image to the primary metric: jackknife pseudo-values, whose mean it is."""
+        return segmentation_scores(outputs, targets, self.class_names, self.metric)
 
     def metrics(self, outputs: Outputs, targets: Any) -> dict[str, Measurement]:
-        return segmentation_metrics(outputs, targets, self.class_names)
+        return segmentation_metrics(outputs, targets, self.class_names, self.metric)
 
     def per_class(self, outputs: Outputs, targets: Any) -> dict[str, Measurement]:
         """Return the intersection over union of each class."""

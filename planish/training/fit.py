@@ -20,7 +20,7 @@ from torch import nn
 from planish.data.normalisation import Normalise
 from planish.errors import TrainingError, first_line
 from planish.evaluation.torch_predictor import TorchPredictor
-from planish.measurement import digits_of
+from planish.measurement import digits_of, in_words
 from planish.models.batch_norm import raise_momentum
 from planish.models.outputs import each
 from planish.models.storage import fingerprint
@@ -175,7 +175,7 @@ def fit(
     key = identity(
         settings, _identity_of(task.split("train")), input_spec, preprocessing, fingerprint(module),
         None if teacher is None else (fingerprint(teacher.module), teacher.weight, teacher.temperature, teacher.decoupled),
-        run.max_seconds,
+        run.max_seconds, metric.name,
     )  # fmt: skip
     done = (None if run.checkpoint is None else read_checkpoint(run.checkpoint, key, parts)) or TrainingState(bf16)
     cache = None
@@ -244,7 +244,8 @@ def fit(
                 schedule.validated(took, (0.2 + 1.2 * to_come / len(validation)) * took)
             mean_loss = float(np.mean(losses)) if losses else math.nan
             done.history.append(asdict(Epoch(epoch, mean_loss, score, schedule.seconds - epoch_begun, rate)))
-            shown = f", validation {metric.name} {score:,.{digits_of(metric.unit, score)}f} {metric.unit}".rstrip() if run.validate else ""
+            value = f"{score:,.{digits_of(metric.unit, score)}f} {metric.unit}"
+            shown = f", validation {in_words(metric.name)} {value}".rstrip() if run.validate else ""
             stage.advance(0, f"epoch {epoch}: loss {mean_loss:.3f}{shown}")
             _judge(done, score if metric.higher_is_better else -score, evaluated, settings.patience if run.validate else None)
             schedule.correct(steps)

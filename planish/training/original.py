@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from planish.artifact import Artifact
 from planish.evaluation.evaluate import evaluate
 from planish.evaluation.torch_predictor import TorchPredictor
+from planish.measurement import in_words
 from planish.progress import note
 from planish.settings import OriginalSettings
 from planish.task import metric_of
@@ -83,7 +84,8 @@ def _is_trained(job: Job) -> bool:
     found = evaluate(predictor, job.task, "validation", job.artifact.input_spec, job.artifact.preprocessing)
     reached, trained = better_than_guessing(job.task, found.outputs, found.targets)
     words = "it is trained already and is not trained again" if trained else "that is hardly better than guessing, so it is trained"
-    note(f"the model as given reaches {metric_of(job.task).text(reached)} on validation: {words}")
+    metric = metric_of(job.task)
+    note(f"the model as given reaches {metric.text(reached)} {in_words(metric.name)} on validation: {words}")
     return trained
 
 

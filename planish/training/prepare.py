@@ -15,6 +15,7 @@ from torch import nn
 
 from planish.artifact import Artifact, InputSpec, Lineage, Normalisation, Preprocessing
 from planish.data import Decoding, ImageData, load_images
+from planish.data.class_balance import ADJUSTED_METRIC, describe_imbalance
 from planish.data.targets.objects import Objects
 from planish.errors import GoalError
 from planish.evaluation.metrics.matching import COCO_MAX_DETECTIONS
@@ -23,8 +24,8 @@ from planish.models.detection.levels import TrainingBoxes
 from planish.progress import note
 from planish.settings import ModelSettings
 from planish.split_assignment import SplitAssignment, assignment_beside
-from planish.task import Task
-from planish.tasks import task_for
+from planish.task import Task, metric_of, one_class_each
+from planish.tasks import require_defined, task_for
 
 DECODE_SIDE = 256  # size in pixels of images cached on disk while the model's input size is not known
 _MARGIN = 1.15  # ratio of the size of decoded images to the input size, so that training can crop
@@ -69,9 +70,9 @@ def prepare_job(
 
     Args:
         data: a folder, a manifest, or a built-in name; see ``planish.data.load_images``.
-        settings: network, weights, task and input size. The default size is the typical size of the images, at most ``Task.largest_side``
-            (224 for classification). In localisation tasks with images that are not about square, the input has as many pixels in the
-            shape of the images.
+        settings: network, weights, task, metric and input size. The default size is the typical size of the images, at most
+            ``Task.largest_side`` (224 for classification). In localisation tasks with images that are not about square, the input has as
+            many pixels in the shape of the images.
         normalisation: by statistics of the dataset or of each image; see ``Preprocessing``.
         skip_bad: whether to skip broken files instead of raising an error.
         seed: seed of the split and of newly initialised weights.
@@ -79,7 +80,7 @@ def prepare_job(
         assignment: an existing assignment of images to splits, which is kept; None to use the one saved beside the weights file, if any.
 
     Raises:
-        GoalError: the image size is out of range.
+        GoalError: the image size is out of range, or the task has no such metric.
         DataError: the images cannot be used.
         ModelError: the model or its weights cannot be used.
     """
@@ -92,7 +93,10 @@ def prepare_job(
         assignment = assignment_beside(Path(weights))
     images = load_images(data, seed=seed, skip_bad=skip_bad, decoding=decoding, task=task, assignment=assignment)
     images.require("train", "validation", "test")
-    learned = task_for(images.task, images.splits, images.class_names)
+    learned = task_for(images.task, images.splits, images.class_names, settings.metric)
+    if settings.metric is not None:
+        require_defined(learned, ("validation", "test"))
+    _note_imbalance(learned)
     if image_size is None:
         image_size = usual_side(images, learned.largest_side)
     with torch.random.fork_rng(devices=[]):
@@ -166,6 +170,18 @@ def fitting_resize(images: ImageData) -> Literal["squash", "crop"]:
     """The way to resize images to a square: ``squash`` if they are about square, ``crop`` otherwise."""
     height, width = images.typical_height, images.typical_width
     return "squash" if max(height, width) <= _SQUARE * min(height, width) else "crop"
+
+
+def _note_imbalance(task: Task) -> None:
+    """Report unbalanced classes, and what is done about them."""
+    targets = task.split("train").targets
+    if not one_class_each(targets) or not (shares := describe_imbalance(targets, task.class_names)):
+        return
+    if metric_of(task).name == ADJUSTED_METRIC:
+        what = "trainings adjust the logits for that, unless class_weights, sampler or logit_adjustment is set"
+    else:
+        what = "--metric balanced-accuracy makes all count alike, in training too; macro-f1 and recall:CLASS do not hide rare ones either"
+    note(f"the classes are unbalanced: {shares}; {what}")
 
 
 def _boxes(task: Task) -> list[npt.NDArray[np.float32]]:

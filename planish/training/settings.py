@@ -38,6 +38,10 @@ class FitSettings:
             frequent ones.
         sampler: ``balanced`` shows each class equally often: images of rare classes more than once per epoch, and not all of frequent ones;
             the length of an epoch stays the same. Use class weights or the sampler; both together favour rare classes.
+        logit_adjustment: strength of logit adjustment, with which the loss adds that many times the logarithm of each class's share of the
+            training images to its logit; with 1 the network learns to predict as if all classes were equally frequent (Menon et al. 2021,
+            arXiv:2007.07314). None for 1 if classes are unbalanced, the primary metric is balanced accuracy, and neither class weights nor
+            the sampler balance them; otherwise for 0.
         label_smoothing: amount of label smoothing; 0 for none (Szegedy et al. 2016, arXiv:1512.00567).
         ema_decay: decay of an exponential moving average of the weights, which is then evaluated and returned; None for no averaging.
         swa_share: share of the training, at its end, during which the learning rate is held constant and the weights are averaged over
@@ -78,6 +82,7 @@ class FitSettings:
     focal_gamma: float = Field(default=2.0, ge=0)
     class_weights: ClassWeights = "none"
     sampler: Literal["shuffled", "balanced"] = "shuffled"
+    logit_adjustment: float | None = Field(default=None, ge=0)
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     ema_decay: float | None = Field(default=None, gt=0, lt=1)
     swa_share: float = Field(default=0.0, ge=0, lt=1)
@@ -109,4 +114,6 @@ class FitSettings:
     @property
     def loss_settings(self) -> LossSettings:
         """Settings of the task's loss."""
-        return LossSettings(self.loss, self.focal_gamma, self.class_weights, self.label_smoothing)
+        balanced = "balanced" in (self.class_weights, self.sampler)
+        adjustment = 0.0 if balanced and self.logit_adjustment is None else self.logit_adjustment
+        return LossSettings(self.loss, self.focal_gamma, self.class_weights, self.label_smoothing, adjustment)

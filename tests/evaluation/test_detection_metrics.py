@@ -67,6 +67,10 @@ def _painted(box: Any, height: int, width: int) -> np.ndarray:
 
 
 def reference(targets: list[Objects], outputs: dict[str, Any], classes: int, kind: str = "bbox") -> Any:
+    return judged_by_coco(targets, outputs, classes, kind).stats
+
+
+def judged_by_coco(targets: list[Objects], outputs: dict[str, Any], classes: int, kind: str = "bbox") -> Any:
     from planish.evaluation.metrics.matching import encode_probabilities
 
     annotations, found = [], []
@@ -103,7 +107,7 @@ def reference(targets: list[Objects], outputs: dict[str, Any], classes: int, kin
         judged.evaluate()
         judged.accumulate()
         judged.summarize()
-    return judged.stats
+    return judged
 
 
 @settings(max_examples=25, deadline=None)
@@ -144,6 +148,16 @@ def test_scores_of_images_mean_the_metric_and_spread_as_it_does() -> None:
         assert 100 * scores.mean() == pytest.approx(values[-1], abs=1e-9)
         widths.append(100 * scores.std(ddof=1) / np.sqrt(len(scores)))
     assert 0.6 < np.mean(widths) / np.std(values, ddof=1) < 1.7
+
+
+@pytest.mark.parametrize(("metric", "place"), [("map", slice(None)), ("map_50", 0), ("map_60", 2), ("map_95", 9)])
+def test_the_metric_at_one_overlap_is_coco_s(metric: str, place: Any) -> None:
+    targets, outputs = scenes(5, 30, 2, 20)
+    precision = judged_by_coco(targets, outputs, 2).eval["precision"][place, :, :, 0, 2]  # all sizes, at most 100 detections
+    found = detection_metrics(outputs, targets, ["a", "b"], primary=metric)
+    assert next(iter(found)) == metric
+    assert found[metric].value == pytest.approx(100 * precision.mean(), abs=1e-6)
+    assert detection_scores(outputs, targets, ["a", "b"], metric=metric).mean() == pytest.approx(precision.mean(), abs=1e-9)
 
 
 def test_nothing_found_and_nothing_there() -> None:

@@ -129,7 +129,7 @@ def _write_validation(folder: Path, result: Result) -> None:
     both = np.zeros(len(result.baselines), np.int64)
     np.savez(
         folder / "validation.npz", candidates=np.array(candidates), own=np.r_[rows, both], reference=np.zeros(len(candidates), np.int64),
-        scores=np.stack(scores), keys=np.array([f"validation/{i}.png" for i in range(2000)]),
+        scores=np.stack(scores), keys=np.array([f"validation/{i}.png" for i in range(2000)]), images=np.array(np.nan),
     )  # fmt: skip
 
 

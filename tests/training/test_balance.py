@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from planish.data.class_balance import describe_imbalance
 from planish.errors import TrainingError
 from planish.evaluation.torch_predictor import TorchPredictor
 from planish.tasks import Classification
@@ -70,18 +73,59 @@ class FaintQuarters(Quarters):
         self.targets = np.random.default_rng(self.seed).choice(4, self.count, p=[0.85, 0.05, 0.05, 0.05])
 
 
-@pytest.mark.parametrize("more", [{"class_weights": "balanced"}, {"sampler": "balanced"}])
-def test_rare_classes_are_recognised_more_often(network: nn.Module, more: dict[str, str]) -> None:
+@pytest.mark.parametrize(
+    ("more", "metric"),
+    [
+        ({"class_weights": "balanced"}, "accuracy"),
+        ({"sampler": "balanced"}, "accuracy"),
+        ({"logit_adjustment": 1.0}, "accuracy"),
+        ({}, "balanced-accuracy"),
+    ],
+)
+def test_rare_classes_are_recognised_more_often(network: nn.Module, more: dict[str, Any], metric: str) -> None:
     splits = {"train": FaintQuarters(400, 0), "validation": FaintQuarters(400, 10)}
-    task = Classification(splits, ("a", "b", "c", "d"))
+    plain = Classification(splits, ("a", "b", "c", "d"))
+    chosen = plain.with_metric(metric)
     validation = splits["validation"]
 
-    def recall_of_rare(settings: FitSettings) -> float:
+    def recall_of_rare(settings: FitSettings, task: Classification) -> float:
         module = fit(network, task, SPEC, PREPROCESSING, settings, run=FitRun(validate=False)).module
         preds = TorchPredictor(module, PREPROCESSING)(validation.images(SPEC, PREPROCESSING))["logits"].argmax(1)
         return float(np.mean((preds == validation.targets)[validation.targets > 0]))
 
-    assert recall_of_rare(FitSettings(**QUICK | more)) > recall_of_rare(FitSettings(**QUICK)) + 0.2
+    assert recall_of_rare(FitSettings(**QUICK | more), chosen) > recall_of_rare(FitSettings(**QUICK), plain) + 0.2
+
+
+def test_the_default_adjustment_is_for_unbalanced_classes_and_yields_to_other_settings() -> None:
+    even, uneven = (Quarters(100, 0) for _ in range(2))
+    even.targets, uneven.targets = np.arange(100) % 4, np.repeat([0, 1, 2, 3], [70, 20, 8, 2])
+    outputs, targets = torch.zeros(8, 4), torch.arange(8) % 4
+    log_shares = np.log([0.7, 0.2, 0.08, 0.02])
+
+    def loss(split: Quarters, metric: str, **settings: Any) -> float:
+        task = Classification({"train": split}, ("a", "b", "c", "d")).with_metric(metric)
+        return task.loss(nn.Identity(), outputs, targets, FitSettings(**settings).loss_settings).item()
+
+    assert loss(uneven, "balanced-accuracy") == pytest.approx(-log_shares.mean()), (
+        "the bias is all that speaks, and it is that of the shares"
+    )
+    assert loss(uneven, "balanced-accuracy", logit_adjustment=0.5) == pytest.approx(
+        np.log(np.exp(log_shares / 2).sum()) - log_shares.mean() / 2
+    )
+    plain = [
+        loss(uneven, "accuracy"),
+        loss(uneven, "recall:d"),
+        loss(uneven, "macro-f1"),
+        loss(even, "balanced-accuracy"),
+        loss(uneven, "balanced-accuracy", logit_adjustment=0),
+        loss(uneven, "balanced-accuracy", sampler="balanced"),
+    ]
+    assert plain == pytest.approx([np.log(4)] * 6)
+
+
+@pytest.mark.parametrize(("counts", "words"), [((57, 27, 12, 4), "57 % of the training images are of a, 4 % of d"), ((4, 1, 1, 0), "")])
+def test_unbalanced_classes_are_described(counts: tuple[int, ...], words: str) -> None:
+    assert describe_imbalance(np.repeat(range(4), counts), ("a", "b", "c", "d")) == words
 
 
 def test_l1_is_added_to_the_loss_for_weights_only(task: QuarterTask, network: nn.Module) -> None:

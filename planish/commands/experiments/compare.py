@@ -34,6 +34,7 @@ def compare(
     batch: int = 1,
     image_size: int | None = None,
     task: str | None = None,
+    metric: str | None = None,
     layout: Layout | None = None,
     out: str | Path | None = None,
     resume: bool = False,
@@ -61,6 +62,7 @@ def compare(
         batch: Batch size.
         image_size: Input size in pixels.
         task: classification, detection, instance, semantic, or the name of an installed task; by default determined by the annotations.
+        metric: Metric to compare by; see `planish optimize --help`. By default the task's own.
         layout: Layout of the dataset, if it could be read in more than one way.
         out: Output folder; by default runs/ and a name made from the topic, the dataset and the model.
         resume: Continue the comparison in --out.
@@ -85,7 +87,7 @@ def compare(
     found = run(
         source(data, layout),
         topic=topic,
-        model=ModelSettings(model, weights, image_size, task=task),
+        model=ModelSettings(model, weights, image_size, task=task, metric=metric),
         original=OriginalSettings(epochs, augmentation, train_mode),
         recovery_epochs=recovery_epochs,
         target=DeploymentTarget(runtime, threads, batch),

@@ -34,6 +34,7 @@ def experiment(
     budget: str | None = None,
     image_size: int | None = None,
     task: str | None = None,
+    metric: str | None = None,
     layout: Layout | None = None,
     out: str | Path | None = None,
     resume: bool = False,
@@ -62,6 +63,7 @@ def experiment(
         budget: Total wall-clock time; without --epochs it is divided equally among the trainings.
         image_size: Input size in pixels.
         task: classification, detection, instance, semantic, or the name of an installed task; by default determined by the annotations.
+        metric: Metric in percent to compare by; see `planish optimize --help`. By default the task's own.
         layout: Layout of the dataset, if it could be read in more than one way.
         out: Output folder; by default runs/ and a name made from the factors, the dataset and the model.
         resume: Continue the experiment in --out.
@@ -100,7 +102,7 @@ def experiment(
     found = run(
         source(data, layout),
         factors,
-        model=ModelSettings(model or "resnet20", weights, task=task),
+        model=ModelSettings(model or "resnet20", weights, task=task, metric=metric),
         recipe=RecipeSettings(recipe, changed),
         plan=ExperimentSettings(design or "factorial", seeds, epochs),
         run=RunSettings(out, resume, budget, skip_bad, seed),

@@ -99,11 +99,27 @@ def count_metrics(preds: Labels, targets: Labels, classes: int, seed: int = 0) -
 
 
 def auroc(probs: Floats, targets: Labels) -> Interval:
-    """Return the one-vs-rest AUROC, averaged over classes with both positives and negatives; 0.5 [0, 1] if there are none.
+    """Return the one-vs-rest AUROC, averaged over classes with both positives and negatives; 0.5 [0, 1] if there are none, or if
+    all scores are equal.
 
     If all images are ranked correctly, DeLong's interval has no width, and Wilson's for the number of images is returned.
 
     E. R. DeLong et al., Comparing the areas under two or more correlated receiver operating characteristic curves, Biometrics 1988.
+    """
+    value, influence = auroc_influence(probs, targets)
+    n = len(targets)
+    if not influence.any() and value == 0.5:
+        return Interval(0.5, 0.0, 1.0)
+    if value in (0, 1):
+        return Interval(value, *proportion(int(value) * n, n))
+    half = 1.96 * float(np.sqrt(np.mean(influence**2) / n))
+    return Interval(value, max(0.0, value - half), min(1.0, value + half))
+
+
+def auroc_influence(probs: Floats, targets: Labels) -> tuple[float, Floats]:
+    """Return the macro one-vs-rest AUROC, and the influence of each image on it ``(N,)``, whose mean is 0; see ``auroc``.
+
+    0.5 without influence if no class has both positives and negatives.
     """
     areas, influence, n = [], np.zeros(len(targets)), len(targets)
     for i in range(probs.shape[1]):
@@ -119,18 +135,17 @@ def auroc(probs: Floats, targets: Labels) -> Interval:
         area = placed[positive].mean()
         areas.append(area)
         influence += (placed - area) * np.where(positive, n / p, n / (n - p))
-    if not areas:
-        return Interval(0.5, 0.0, 1.0)
-    value = float(np.mean(areas))
-    if value in (0, 1):
-        return Interval(value, *proportion(int(value) * n, n))
-    half = 1.96 * float(np.sqrt(np.mean((influence / len(areas)) ** 2) / n))
-    return Interval(value, max(0.0, value - half), min(1.0, value + half))
+    return (float(np.mean(areas)), influence / len(areas)) if areas else (0.5, influence)
 
 
 def log_loss(logits: Floats, targets: Labels) -> Interval:
     """Return the mean negative log-likelihood of the targets, in nats, bootstrapped over images."""
-    return bootstrap_mean(-special.log_softmax(logits, axis=1)[np.arange(len(targets)), targets])
+    return bootstrap_mean(log_losses(logits, targets))
+
+
+def log_losses(logits: Floats, targets: Labels) -> Floats:
+    """Return the negative log-likelihood of the target of each image ``(N,)``, in nats."""
+    return np.asarray(-special.log_softmax(logits, axis=1)[np.arange(len(targets)), targets])
 
 
 def calibration_error(probs: Floats, targets: Labels) -> Interval:

@@ -30,8 +30,25 @@ def metric_name(name: str, *, uncapped: bool) -> str:
     return f"uncapped_{name.removesuffix(f'_{COCO_MAX_DETECTIONS}')}" if uncapped else name
 
 
+def map_names() -> list[str]:
+    """Return the names of the mean average precision over all IoU thresholds, and at each one: ``map``, ``map_50``, ``map_55``, ..."""
+    return ["map", *(f"map_{round(100 * threshold)}" for threshold in THRESHOLDS)]
+
+
+def _at(metric: str, precision: Floats) -> Floats:
+    """Return the part of ``average_precision`` ``(R, classes, T)`` that a metric of ``map_names`` is the mean of."""
+    place = map_names().index(metric)
+    return precision[:, :, place - 1 : place] if place else precision
+
+
 def detection_metrics(
-    outputs: Outputs, targets: Sequence[Objects], class_names: Sequence[str], *, masks: bool = False, uncapped: bool = False
+    outputs: Outputs,
+    targets: Sequence[Objects],
+    class_names: Sequence[str],
+    *,
+    masks: bool = False,
+    uncapped: bool = False,
+    primary: str = "map",
 ) -> dict[str, Measurement]:
     """Return ``map``, ``map_50``, ``map_75``, ``mar_100``, and ``map_small``, ``map_medium``, ``map_large`` if there are such objects.
 
@@ -44,6 +61,7 @@ def detection_metrics(
         class_names: labels are indices into them. Classes without objects do not count.
         masks: also evaluate masks.
         uncapped: count all detections instead of COCO's 100 per image and class, for images with more objects than that.
+        primary: the first metric, one of ``map_names``.
 
     Raises:
         ModelError: scores are NaN.
@@ -57,7 +75,7 @@ def detection_metrics(
         images = compute_overlaps(outputs, targets, masks=kind == "mask_")
         matches = match(images, uncapped=uncapped)
         precision = average_precision(matches, len(class_names), weights)
-        of = {"map": precision, "map_50": precision[:, :, :1], "map_75": precision[:, :, 5:6]}
+        of = {name: _at(name, precision) for name in dict.fromkeys((primary, "map", "map_50", "map_75"))}
         of["mar_100"] = _recall(matches, len(class_names), weights)
         for size in list(RANGES)[1:]:
             of[f"map_{size}"] = average_precision(match(images, size, uncapped=uncapped), len(class_names), weights)
@@ -66,7 +84,7 @@ def detection_metrics(
             for name, values in of.items()
             if not np.isnan(values[0]).all()
         ]
-    first = f"{'mask_' * masks}{metric_name('map', uncapped=uncapped)}"
+    first = f"{'mask_' * masks}{metric_name(primary, uncapped=uncapped)}"
     return {m.name: m for m in found} or {first: percent(first, n, Interval(0.0, 0.0, 1.0))}
 
 
@@ -85,9 +103,15 @@ def average_precision_by_class(
 
 
 def detection_scores(
-    outputs: Outputs, targets: Sequence[Objects], class_names: Sequence[str], *, masks: bool = False, uncapped: bool = False
+    outputs: Outputs,
+    targets: Sequence[Objects],
+    class_names: Sequence[str],
+    *,
+    masks: bool = False,
+    uncapped: bool = False,
+    metric: str = "map",
 ) -> Floats:
-    """Return one score per image ``(N,)``, on the 0..1 scale, whose mean and standard error are those of the mean average precision.
+    """Return one score per image ``(N,)``, on the 0..1 scale, whose mean and standard error are those of a metric of ``map_names``.
 
     The scores are jackknife pseudo-values (J. Tukey 1958): ``g m - (g - 1) m_without``. With more than a hundred images, groups of images
     are left out; each image gets the value of its group, scaled around the mean so that the standard error of the mean is right.
@@ -97,7 +121,7 @@ def detection_scores(
     count = int(groups.max()) + 1
     weights = np.concatenate([np.ones((1, n)), groups[None] != np.arange(count)[:, None]]).astype(np.float64)
     matches = match(compute_overlaps(outputs, targets, masks=masks), uncapped=uncapped)
-    values = np.nan_to_num(known_mean(average_precision(matches, len(class_names), weights)))
+    values = np.nan_to_num(known_mean(_at(metric, average_precision(matches, len(class_names), weights))))
     whole, without = values[0], values[1:]
     if count < 2:
         return np.full(n, whole)

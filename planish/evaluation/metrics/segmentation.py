@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from planish.errors import DataError
 from planish.evaluation.metrics.classification import percent
 from planish.evaluation.statistics.intervals import Floats, Interval, known_mean
 from planish.measurement import Measurement
@@ -20,7 +21,32 @@ if TYPE_CHECKING:
     from planish.artifact import Outputs
 
 IGNORED = 255
+METRICS = ("miou", "dice", "pixel_accuracy")
+OF_CLASS = "iou"
+"""The metric of a single class, named ``iou:CLASS``."""
 _RESAMPLES = 1000
+
+
+def guessing_score(metric: str, targets: Any, class_names: Sequence[str]) -> float:
+    """Return the metric of assigning one class to every pixel: the class of ``iou:CLASS``, otherwise the most frequent one.
+
+    Args:
+        metric: ``miou``, ``dice``, ``pixel_accuracy`` or ``iou:CLASS``.
+        targets: label maps, one per image.
+        class_names: in the order of the labels.
+
+    Raises:
+        DataError: no pixel has the class.
+    """
+    counts = np.sum([np.bincount(np.asarray(targets[i]).ravel(), minlength=256)[:IGNORED] for i in range(len(targets))], axis=0)
+    _, _, name = metric.partition(":")
+    number = list(class_names).index(name) if name else int(counts.argmax())
+    share = float(counts[number] / max(1, counts.sum()))
+    if name and not share:
+        raise DataError(f"no pixel of the class {name!r}", "its IoU is of its pixels", "choose another --metric, or add images")
+    if name or metric == "pixel_accuracy":
+        return share
+    return (2 * share / (1 + share) if metric == "dice" else share) / max(1, int(np.count_nonzero(counts)))
 
 
 def confusions(classes: Any, targets: Any, number: int) -> npt.NDArray[np.int64]:
@@ -55,21 +81,33 @@ def bootstrap_counts(n: int) -> npt.NDArray[np.int64]:
     return np.concatenate([np.ones((1, n), np.int64), drawn])
 
 
-def segmentation_metrics(outputs: Outputs, targets: Any, class_names: Sequence[str]) -> dict[str, Measurement]:
+def segmentation_metrics(outputs: Outputs, targets: Any, class_names: Sequence[str], primary: str = "miou") -> dict[str, Measurement]:
     """Return ``miou``, ``dice`` and ``pixel_accuracy`` in percent; the first two are means over classes in the targets or predictions.
 
     Args:
         outputs: ``classes`` ``(N, h, w)``.
         targets: label maps, one per image.
         class_names: in the order of the labels.
+        primary: the first metric: one of these, or ``iou:CLASS``, which is then added; 0 [0, 100] if the class does not occur.
     """
     each = confusions(outputs["classes"], targets, len(class_names))
     n = len(each)
     total = np.tensordot(bootstrap_counts(n), each, axes=1)
+    found = {}
+    for name in dict.fromkeys((primary, *METRICS)):
+        values = _values(name, total, class_names)
+        found[name] = percent(name, n, Interval(0.0, 0.0, 1.0) if np.isnan(values[0]) and ":" in name else _interval(values))
+    return found
+
+
+def _values(metric: str, total: Any, class_names: Sequence[str]) -> Floats:
+    """Return a metric of each resample ``(R,)`` from its confusion matrices ``(R, classes, classes)``; NaN if it is not defined."""
+    if metric == "pixel_accuracy":
+        return np.asarray(np.trace(total, axis1=1, axis2=2) / np.maximum(1, total.sum((1, 2))))
     iou = _iou(total)
-    right = np.trace(total, axis1=1, axis2=2) / np.maximum(1, total.sum((1, 2)))
-    of = {"miou": known_mean(iou), "dice": known_mean(2 * iou / (1 + iou)), "pixel_accuracy": right}
-    return {name: percent(name, n, _interval(values)) for name, values in of.items()}
+    if metric.startswith(f"{OF_CLASS}:"):
+        return iou[:, list(class_names).index(metric.partition(":")[2])]
+    return known_mean(2 * iou / (1 + iou) if metric == "dice" else iou)
 
 
 def iou_by_class(outputs: Outputs, targets: Any, class_names: Sequence[str]) -> dict[str, Measurement]:
@@ -80,14 +118,19 @@ def iou_by_class(outputs: Outputs, targets: Any, class_names: Sequence[str]) -> 
     return {name: percent("iou", int(shown[i]), _interval(iou[:, i])) for i, name in enumerate(class_names) if not np.isnan(iou[0, i])}
 
 
-def segmentation_scores(outputs: Outputs, targets: Any, class_names: Sequence[str]) -> Floats:
-    """Return one score per image ``(N,)``, on the 0..1 scale, whose mean is the mean IoU: jackknife pseudo-values (J. Tukey 1958)."""
+def segmentation_scores(outputs: Outputs, targets: Any, class_names: Sequence[str], metric: str = "miou") -> Floats:
+    """Return one score per image ``(N,)``, on the 0..1 scale, whose mean is the metric: jackknife pseudo-values (J. Tukey 1958).
+
+    1 for all if the metric is that of a class that is neither in the targets nor predicted.
+    """
     each = confusions(outputs["classes"], targets, len(class_names))
     total, n = each.sum(0), len(each)
-    whole = float(known_mean(_iou(total[None]))[0])
+    whole = float(_values(metric, total[None], class_names)[0])
+    if np.isnan(whole) and ":" in metric:
+        return np.ones(n)
     if n < 2:
         return np.full(n, whole)
-    without = np.nan_to_num(known_mean(_iou(total[None] - each)), nan=whole)
+    without = np.nan_to_num(_values(metric, total[None] - each, class_names), nan=whole)
     pseudo = n * whole - (n - 1) * without
     return np.asarray(pseudo - pseudo.mean() + whole)
 

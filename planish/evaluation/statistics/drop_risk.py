@@ -19,7 +19,7 @@ from planish.measurement import Measurement, Metric
 _MOST_IMAGES = 1_000_000
 
 
-def drop_risk(reference: npt.ArrayLike, model: npt.ArrayLike, limit: float, metric: Metric) -> Measurement:
+def drop_risk(reference: npt.ArrayLike, model: npt.ArrayLike, limit: float, metric: Metric, images: float | None = None) -> Measurement:
     """Return the risk, in percent, that the drop on new images is above a limit.
 
     It is the p-value of the hypothesis that the drop is the limit or more: of models whose drop is just above the limit, at most a share
@@ -32,16 +32,17 @@ def drop_risk(reference: npt.ArrayLike, model: npt.ArrayLike, limit: float, metr
         model: scores of the model on the same images, ``(N,)``.
         limit: maximum drop, in the unit of a difference of the metric: points if it is in percent.
         metric: the metric that is the mean of the scores.
+        images: see ``paired_difference``; for a metric that rests on a part of the images.
     """
     old, new = np.asarray(reference, np.float64), np.asarray(model, np.float64)
     better, worse = (old, new) if metric.higher_is_better else (new, old)
     share = limit / metric.scale
-    if np.isin(old, (0, 1)).all() and np.isin(new, (0, 1)).all():
+    if images is None and np.isin(old, (0, 1)).all() and np.isin(new, (0, 1)).all():
         risk = _risk_of_counts(worse, better, share) if share < 1 else 0.0
     else:
-        drop = paired_difference(better, worse)
-        risk = risk_of_interval(drop.value, (drop.low, drop.high), share, len(old))
-    return Measurement("drop_risk", 100 * risk, "%", len(old), False)
+        drop = paired_difference(better, worse, images=images)
+        risk = risk_of_interval(drop.value, (drop.low, drop.high), share, round(images or len(old)))
+    return Measurement("drop_risk", 100 * risk, "%", round(images or len(old)), False)
 
 
 def _risk_of_counts(model: npt.NDArray[np.float64], reference: npt.NDArray[np.float64], limit: float) -> float:

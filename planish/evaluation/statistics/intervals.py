@@ -11,6 +11,7 @@ from scipy import stats
 
 Floats = npt.NDArray[np.float64]
 NORMAL_95 = 1.959963984540054  # two-sided 95% of the normal distribution
+_DECIMALS = 14  # of differences of scores that are sums of fractions, so that equal models differ by exactly 0
 
 
 class Interval(NamedTuple):
@@ -52,19 +53,28 @@ def known_mean(values: Floats) -> Floats:
     return np.asarray(np.divide(sums, counts, out=np.full(len(flat), np.nan), where=counts > 0))
 
 
-def paired_difference(a: npt.ArrayLike, b: npt.ArrayLike, seed: int = 0) -> Interval:
+def paired_difference(a: npt.ArrayLike, b: npt.ArrayLike, seed: int = 0, images: float | None = None) -> Interval:
     """Return the mean of ``a - b`` over the same images, both ``(N,)``.
 
     Scores of 0 and 1 (wrong or right) get the Bonett-Price interval, which remains valid if the two models hardly differ: a bootstrap
     interval without any differences would have no width. Other scores are bootstrapped over images.
 
     D. G. Bonett and R. M. Price, Adjusted Wald confidence interval for a difference of binomial proportions based on paired data, 2012.
+
+    Args:
+        a: scores of one model.
+        b: scores of the other one.
+        seed: seed of the bootstrap.
+        images: number of images that the scores rest on, see ``Task.effective_images``; the bootstrap interval is then at least as wide
+            as the Bonett-Price interval of two models that agree on all of them.
     """
     x, y = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
     if x.shape != y.shape or x.ndim != 1:
         raise ValueError(f"paired scores must have one shape (N,), got {x.shape} and {y.shape}")
-    if not np.isin(x, (0, 1)).all() or not np.isin(y, (0, 1)).all():
-        return bootstrap_mean(x - y, seed)
+    if images is not None or not np.isin(x, (0, 1)).all() or not np.isin(y, (0, 1)).all():
+        value, low, high = (round(end, _DECIMALS) for end in bootstrap_mean(x - y, seed))
+        least = 0.0 if images is None else NORMAL_95 * 2**0.5 / (images + 2)
+        return Interval(value, min(low, value - least), max(high, value + least))
     n = len(x)
     gained, lost = (np.sum(x > y) + 1) / (n + 2), (np.sum(x < y) + 1) / (n + 2)
     half = NORMAL_95 * np.sqrt((gained + lost - (gained - lost) ** 2) / (n + 2))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -10,6 +11,7 @@ from planish.report import formatting as words
 from planish.search.result import ErrorResult
 
 _LOST = "lost_to_"
+_AT = re.compile(r"_\d\d$")  # the IoU threshold in the name of a metric
 _MEANING = {
     "wrong_classes": "covers an object, and says another class",
     "bad_places": "of the right class, only touches its object",
@@ -58,9 +60,9 @@ def of_both(errors: Sequence[ErrorResult]) -> list[ErrorRow]:
 
 
 def counted_in(primary: str, metrics: Mapping[str, Measurement]) -> str:
-    """Return the name of the metric whose points are lost: the primary metric, at an IoU threshold of 0.5 if it has one."""
-    at_half = f"{primary}_50"
-    return words.metric(at_half if at_half in metrics else primary)
+    """Return the name of the metric whose points are lost: mAP at an IoU threshold of 0.5, mIoU, or the primary metric of another task."""
+    at_half = f"{_AT.sub('', primary)}_50"
+    return words.metric(next((name for name in (at_half, "miou") if name in metrics), primary))
 
 
 def error_changes(rows: Sequence[ErrorRow]) -> str:

@@ -24,6 +24,7 @@ from planish.report.plots.confusion import FEW_CLASSES, heat_map, shades
 from planish.report.plots.evaluation import coverage_curve, reliability_diagram
 from planish.report.plots.pictures import read_pictures, shown
 from planish.report.plots.thumbnails import mistakes, sheet_uri
+from planish.report.recomputation.classifier import classifier
 from planish.report.recomputation.run_folder import read_history
 from planish.runs.evaluation import Evaluation, Predicted, Scored, load_evaluation
 
@@ -90,9 +91,18 @@ def _said(found: Evaluation, predicted: Predicted) -> dict[str, Any]:
 def _warning(found: Evaluation, predicted: Predicted | Scored) -> str:
     """Return a warning if the metric recomputed from the stored predictions differs from the stored one."""
     name, stored = next(iter(found.metrics.items()))
-    scores = predicted.scores if isinstance(predicted, Scored) else predicted.logits.argmax(axis=1) == predicted.targets
+    if isinstance(predicted, Scored):
+        scores = predicted.scores
+    else:
+        scores = classifier(name, [each.name for each in found.per_class]).scores({"logits": predicted.logits}, predicted.targets)
     recomputed, n = replace(stored, value=Metric.of(stored).scale * float(scores.mean())), len(scores)
-    allowed = 50 / n if isinstance(predicted, Predicted) else _NOTHING if stored.unit == "%" else _NOTHING * abs(stored.value)
+    allowed = (
+        50 / n
+        if isinstance(predicted, Predicted) and name == "accuracy"
+        else _NOTHING
+        if stored.unit == "%"
+        else _NOTHING * abs(stored.value)
+    )
     if abs(stored.value - recomputed.value) <= allowed:
         return ""
     return f"{words.title(name)}: the file says {words.show(stored)}, the stored predictions give {words.show(recomputed)}."

@@ -15,7 +15,8 @@ from planish.evaluation.statistics.intervals import over_launches, paired_differ
 from planish.files.reading import DAMAGED, read_json
 from planish.measurement import Measurement
 from planish.report.formatting import number, show, title
-from planish.report.recomputation.run_folder import RunFolder, Scores
+from planish.report.recomputation.classifier import classifier
+from planish.report.recomputation.run_folder import RunFolder, Scores, class_names
 from planish.search.evidence import RECORDED, Session
 from planish.search.result import CandidateResult, Result
 from planish.search.verdict import reasons, shortfall, verdict
@@ -118,7 +119,7 @@ def expected(
         for which, measured_class in zip(("baseline", "chosen"), seen, strict=True):
             for end in ("value", "n"):
                 model = "original" if which == "baseline" else "chosen model"
-                what = f"{metric} on {named.name}, {model}"
+                what = f"{title(getattr(named, which).name)} on {named.name}, {model}"
                 sources["per_class", str(place), which, end] = NumberSource(what, _PREDICTIONS, (getattr(measured_class, end),))
     for key, candidate in everyone.items():
         sessions = [last] if key in last.rounds else [s for s in run.sessions if key in s.rounds]
@@ -202,12 +203,13 @@ def _add(
 
 def _add_validation(sources: dict[Path, NumberSource], run: RunFolder, everyone: Mapping[str, CandidateResult]) -> None:
     stored, of = run.validation, run.result.primary_metric
+    images = None if np.isnan(stored.images) else float(stored.images)
     for key, own, reference in zip(stored.candidates, stored.own, stored.reference, strict=True):
         mine, theirs = stored.scores[own], stored.scores[reference]
-        drop = of.drop(paired_difference(theirs, mine), len(mine), "drop_validation")
+        drop = of.drop(paired_difference(theirs, mine, images=images), len(mine), "drop_validation")
         _add(sources, ("candidate", str(key), "drop_validation"), f"Drop on validation of {key}", _PREDICTIONS, [drop])
         if str(key) in everyone:
-            risk = drop_risk(theirs, mine, run.result.goal.max_drop_points, of)
+            risk = drop_risk(theirs, mine, run.result.goal.max_drop_points, of, images)
             _add(sources, ("candidate", str(key), "drop_risk"), f"Risk of {key}", _PREDICTIONS, [risk])
             what, value = f"{title(of.name)} on validation of {key}", of.scale * float(mine.mean())
             metric = NumberSource(what, _PREDICTIONS, (value,), *_tolerances(run))
@@ -225,9 +227,11 @@ def _further(run: RunFolder) -> dict[str, float]:
     """Return the original's metric on test in the other runtimes, by runtime."""
     stored = run.predictions
     more = {name: values for name, values in stored.more.items() if name in run.result.baselines}
+    scale = run.result.primary_metric.scale
     if isinstance(stored, Scores):
-        return {name: run.result.primary_metric.scale * float(values.mean()) for name, values in more.items()}
-    return {name: 100 * float(np.mean(values.argmax(axis=1) == stored.targets)) for name, values in more.items()}
+        return {name: scale * float(values.mean()) for name, values in more.items()}
+    task = classifier(run.result.metric, class_names(run.result))
+    return {name: scale * float(task.scores({"logits": values}, stored.targets).mean()) for name, values in more.items()}
 
 
 def _latency(session: Session, key: str) -> Measurement:

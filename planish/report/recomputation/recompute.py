@@ -9,9 +9,11 @@ import numpy.typing as npt
 
 from planish.evaluation.statistics.intervals import bootstrap_mean, paired_difference, proportion
 from planish.measurement import Measurement, Metric
+from planish.report.recomputation.classifier import classifier
 from planish.report.recomputation.recheck import NumberSource, Path, disagreements, expected, unchecked
 from planish.report.recomputation.run_folder import Predictions, RunFolder, Scores, class_names
 from planish.search.result import ClassResult
+from planish.task import metric_of
 
 
 @dataclass(frozen=True)
@@ -88,10 +90,13 @@ def _of_logits(run: RunFolder, stored: Predictions, timings: dict[str, Timing]) 
             )
         )
     differ = before != after
+    task = classifier(run.result.metric, names)
+    metric, baseline, chosen = metric_of(task), {"logits": stored.baseline}, {"logits": stored.chosen}
+    before_scores, after_scores = (task.scores(outputs, stored.targets) for outputs in (baseline, chosen))
     return Recomputed(
-        before=_accuracy(right_before),
-        after=_accuracy(right_after),
-        drop=_drop(right_before, right_after),
+        before=task.metrics(baseline, stored.targets)[metric.name],
+        after=task.metrics(chosen, stored.targets)[metric.name],
+        drop=_drop(before_scores, after_scores, metric, task.effective_images(stored.targets)),
         per_class=per_class,
         timings=timings,
         confusion=(_confusion(stored.targets, before, len(names)), _confusion(stored.targets, after, len(names))),
@@ -132,10 +137,12 @@ def _accuracy(right: npt.NDArray[np.bool_]) -> Measurement:
 _ACCURACY = Metric("accuracy")
 
 
-def _drop(before: npt.NDArray[np.generic], after: npt.NDArray[np.generic], metric: Metric = _ACCURACY) -> Measurement:
+def _drop(
+    before: npt.NDArray[np.generic], after: npt.NDArray[np.generic], metric: Metric = _ACCURACY, images: float | None = None
+) -> Measurement:
     if not len(before):
         return Measurement("drop", 0.0, "points", 0, False, -100.0, 100.0)
-    return metric.drop(paired_difference(before, after), len(before), "drop")
+    return metric.drop(paired_difference(before, after, images=images), len(before), "drop")
 
 
 def _plain_drop(named: ClassResult) -> Measurement:

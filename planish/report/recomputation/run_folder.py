@@ -200,6 +200,7 @@ def _validation(path: Path) -> Validation:
     models, images = found.scores.shape if found.scores.ndim == 2 else (0, 0)
     rows = (found.own, found.reference)
     fits = images and found.keys.shape == (images,) and all(r.shape == found.candidates.shape and r.dtype.kind in "iu" for r in rows)
+    fits = fits and found.images.shape == () and found.images.dtype.kind == "f"
     if not fits or not np.isfinite(found.scores).all() or any(len(r) and not 0 <= r.min() <= r.max() < models for r in rows):
         raise _broken(path, "the arrays do not fit", "it has finite scores (models, images), and two rows of them for each candidate")
     return found
