@@ -10,7 +10,7 @@ import numpy as np
 
 from planish.data.preprocessing import decode_with_size, preprocess, resize
 from planish.errors import BundleError
-from planish.export.bundle.folder import SEAL, Bundle, changed_files, read_bundle, read_expected
+from planish.export.bundle.folder import SEAL, Bundle, changed_files, read_bundle, read_expected, unnamed_classes
 from planish.export.bundle.signature import check_signature
 from planish.export.checks.agreement import compact_outputs, disagreement
 from planish.export.runtimes.registry import load, run_checked
@@ -67,6 +67,8 @@ class ServedModel:
         samples = [preprocess((folder / name).read_bytes(), spec, self.bundle.preprocessing) for name in self.bundle.golden_samples]
         self.sample = np.stack(samples[:1]) if samples else np.zeros((1, *self.input_shape), np.uint8)
         self._known = self.run(self.sample)
+        if fault := unnamed_classes(self._known, self.bundle):
+            raise BundleError(fault, "each class has a name", "make the bundle again")
         self.fault = self._golden_fault(samples)  # empty, or how the golden outputs differ; if it is set, the model never becomes ready
 
     @property

@@ -18,6 +18,7 @@ from planish.export.bundle.folder import read_bundle, write_bundle
 from planish.export.bundle.reference import image_values
 from planish.export.bundle.verify import verify
 from planish.measurement import Measurement
+from planish.serving.serve import open_models
 from planish.settings import DeploymentTarget
 
 
@@ -90,6 +91,19 @@ def test_a_model_that_answers_otherwise_is_found_though_all_hashes_fit(mine: Pat
     report = verify(mine)
     assert not report.ok
     assert [line.split(":")[0] for line in report.failures] == ["golden/002.png"]
+
+
+@pytest.mark.parametrize(
+    "names", [lambda names: names[:-1], lambda names: [*names, "more"], lambda names: []], ids=["fewer", "more", "none"]
+)
+def test_each_class_of_the_model_has_a_name(mine: Path, names: Any) -> None:
+    _reseal(mine, lambda d: d.update(class_names=names(d["class_names"])))
+    count = len(json.loads((mine / "bundle.json").read_text())["class_names"])
+    with np.load(mine / "golden" / "expected.npz") as expected:
+        outputs = expected["logits"].shape[1]
+    assert f"golden/000.png: the bundle names {count} classes, and the model has {outputs}" in verify(mine).failures
+    with pytest.raises(BundleError, match=f"the bundle names {count} classes"):
+        open_models([f"shapes={mine}"])
 
 
 def test_other_settings_of_the_runtime_are_noted(mine: Path) -> None:

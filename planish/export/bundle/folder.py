@@ -205,6 +205,17 @@ def read_expected(folder: Path, bundle: Bundle, max_bytes: int) -> Outputs:
     return found
 
 
+def unnamed_classes(outputs: Outputs, bundle: Bundle) -> str:
+    """Describe how a model's outputs for a few images differ from the bundle's class names; empty if each class has a name."""
+    count = len(bundle.class_names)
+    if bundle.task == "classification" and outputs["logits"].shape[1] != count:
+        return f"the bundle names {count} classes, and the model has {outputs['logits'].shape[1]}"
+    labels = outputs["labels"][outputs["scores"] > 0] if {"labels", "scores"} <= outputs.keys() else outputs.get("classes", np.zeros(0))
+    if labels.size and labels.max() >= count:
+        return f"the bundle names {count} classes, and the model found class {int(labels.max())}, counted from 0"
+    return ""
+
+
 def changed_files(folder: Path, bundle: Bundle) -> list[str]:
     """The differences from the bundle as it was made, one line each.
 

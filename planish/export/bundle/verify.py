@@ -11,7 +11,7 @@ import numpy as np
 from planish.data.preprocessing import preprocess
 from planish.errors import BundleError, GoalError, PlanishError
 from planish.evaluation.latency import LatencySettings, Subject, measure_latency
-from planish.export.bundle.folder import SIGNATURE, Bundle, changed_files, read_bundle, read_expected
+from planish.export.bundle.folder import SIGNATURE, Bundle, changed_files, read_bundle, read_expected, unnamed_classes
 from planish.export.bundle.signature import check_signature
 from planish.export.checks.agreement import compact_outputs, differences
 from planish.export.runtimes.registry import find, imports, load, run_checked
@@ -122,7 +122,10 @@ def verify(folder: Path, *, latency: bool = False, max_latency_ms: float | None 
     for i, name in enumerate(bundle.golden_samples):
         try:
             images.append(preprocess((folder / name).read_bytes(), bundle.input_spec, bundle.preprocessing))
-            outputs_now[i] = compact_outputs(run_checked(predictor, images[-1][None], bundle.files[0]))
+            outputs = run_checked(predictor, images[-1][None], bundle.files[0])
+            if fault := unnamed_classes(outputs, bundle):
+                failures.append(f"{name}: {fault}")
+            outputs_now[i] = compact_outputs(outputs)
         except (PlanishError, OSError) as error:
             failures.append(f"{name}: {error}")
     worst, wrong = _compare(bundle, expected, outputs_now)
