@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from scipy import stats
+
 from planish.evaluation.statistics.drop_risk import images_needed
 from planish.goal import Goal
 from planish.measurement import Measurement, digits_of
@@ -14,11 +16,14 @@ _STANDARD_ERRORS_IN_INTERVAL = 2 * 1.96
 _LEAST_POINTS = 0.1  # divisor when the maximum drop is 0
 
 
-def drop_upper_bound(drop: Measurement) -> float:
-    """Return the drop on validation plus one standard error (Breiman et al. 1984), by which trials are ranked."""
-    if drop.low is None or drop.high is None:
-        return drop.value
-    return drop.value + (drop.high - drop.low) / _STANDARD_ERRORS_IN_INTERVAL
+def standard_error(drop: Measurement) -> float:
+    """Return the standard error of a drop, from its interval; 0 if it is exact."""
+    return 0.0 if drop.low is None or drop.high is None else (drop.high - drop.low) / _STANDARD_ERRORS_IN_INTERVAL
+
+
+def drop_upper_bound(drop: Measurement, goal: Goal) -> float:
+    """Return what the drop on new images exceeds with the accepted risk, by the normal distribution; trials are ranked by it."""
+    return drop.value + float(stats.norm.isf(goal.risk)) * standard_error(drop)
 
 
 def upper_end(measurement: Measurement) -> float:

@@ -125,7 +125,7 @@ def _finalists(search: Search, trials: Sequence[Trial]) -> dict[str, DeployedCan
 
     If candidates are deployed in INT8, the best of these trials without quantization-aware training is also measured in fp32.
     """
-    ranked = sorted(trials, key=lambda t: priority(t, drop_upper_bound(t.last_drop), search.goal), reverse=True)[:FINALISTS]
+    ranked = sorted(trials, key=lambda t: priority(t, drop_upper_bound(t.last_drop, search.goal), search.goal), reverse=True)[:FINALISTS]
     everything = [*search.originals, DeployedCandidate(_ORIGINAL, search.deployment)]
     best = [DeployedCandidate(t.plan, search.deployment) for t in ranked]
     everything += best

@@ -141,7 +141,7 @@ def test_yolo_folders_and_keys_of_other_tools(tmp_path: Path) -> None:
 
 
 def test_errors_in_yaml_are_one_line() -> None:
-    with pytest.raises(ValueError, match=r"^line 2: found character '\\t'[^\n]*$"):
+    with pytest.raises(ValueError, match=r"^line 2, column 1: [^\n]*found character '\\t'[^\n]*$"):
         parse_yaml("names:\n\t- red\n")
 
 

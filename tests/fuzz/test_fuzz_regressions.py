@@ -339,7 +339,7 @@ def test_a_classifier_that_is_one_number() -> None:
     network = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.Flatten(), torch.nn.Linear(2, 2))
     fresh, notes = fit_weights(network, network.state_dict() | {"2.weight": torch.tensor(1.0)}, "2")
     assert fresh
-    assert "a classifier of 1 outputs" in notes[0]
+    assert "a classifier of another shape (2.weight is (), not (2, 2))" in notes[0]
 
 
 def test_links_in_circles(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from typing import Any
 import planish.search.optimize  # noqa: F401 for sys.modules
 from planish import deadline, invocation
 from planish.commands import optimize
+from planish.compression.pruning import sensitivity
 from planish.devices import layer_latency
 from planish.evaluation.latency import LatencyReport, LatencySettings
 from planish.measurement import Measurement
@@ -75,7 +76,7 @@ class FakeTime:
             module.monotonic = lambda: self.run
         for module in (schedule, _FIT):
             module.monotonic = lambda: self.training
-        time_estimates.perf_counter = self._estimate
+        time_estimates.perf_counter = sensitivity.perf_counter = self._estimate
         runner.measure_latency = measured
         sys.modules["planish.search.optimize"].process_seconds = lambda *_, **__: 0.5
         layer_latency._timed = lambda variants, *_: [1e-6 * layer_latency.multiplications(v) + 0.001 for v in variants]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from itertools import pairwise
+from time import perf_counter
 from typing import TYPE_CHECKING, Generic, TypeVar, cast
 
 import numpy as np
@@ -245,9 +245,9 @@ class _Divergence(Generic[Change]):
         passes = 1 + each * sum(record.share_after(position) for position in positions.values())
 
         def affordable() -> int:
-            begun = time.perf_counter()
+            begun = perf_counter()
             module(images[:_LEAST_IMAGES])
-            images_in_time = min(_SECONDS, _SHARE * seconds_left()) / passes / (time.perf_counter() - begun) * _LEAST_IMAGES
+            images_in_time = min(_SECONDS, _SHARE * seconds_left()) / passes / (perf_counter() - begun) * _LEAST_IMAGES
             return min(len(images), int(np.clip(images_in_time, _LEAST_IMAGES, _MOST_IMAGES)))
 
         used = decide(f"sensitivity images:{fingerprint(module)[:16]}:{len(changes)}", affordable)

@@ -6,9 +6,10 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import stats
 
 from planish.measurement import Measurement
-from planish.search.choice import drop_upper_bound
+from planish.search.choice import drop_upper_bound, standard_error
 from planish.search.state import Search
 from planish.search.time_estimates import forward_seconds
 from planish.search.trials.expected_improvement import Floats, success
@@ -68,7 +69,7 @@ class Forecast:
 
     def is_within(self, trial: Trial) -> bool:
         """Whether a trial is within the limit on the drop as it is, judging by validation, else by calibration images."""
-        return drop_upper_bound(trial.last_drop) + self._cost <= self.search.goal.max_drop_points
+        return drop_upper_bound(trial.last_drop, self.search.goal) + self._cost <= self.search.goal.max_drop_points
 
     def prospect(self, trial: Trial) -> Prospect:
         """Return what is known of a trial."""
@@ -139,12 +140,13 @@ class Forecast:
         return max(_LEAST_ERROR, float(np.median(errors)))
 
     def _error_of(self, drop: Measurement) -> float:
-        return (drop_upper_bound(drop) - drop.value) / self.search.goal.point
+        return standard_error(drop) / self.search.goal.point
 
     @property
     def _limit(self) -> float:
-        """What a network may lose before it is deployed, in points, so that the upper bound of its drop is within the limit."""
-        return (self.search.goal.max_drop_points - self._cost) / self.search.goal.point - self._error
+        """What a network may lose before it is deployed, in points, so that its drop is within the limit with the accepted risk."""
+        goal = self.search.goal
+        return (goal.max_drop_points - self._cost) / goal.point - float(stats.norm.isf(goal.risk)) * self._error
 
     @property
     def _cost(self) -> float:
