@@ -1,8 +1,8 @@
-"""Recoveries of compressed networks, from which the prior of ``planish.search.trials.prediction`` is fitted.
+"""Recoveries of compressed networks, for the prior of ``planish.search.trials.prediction``.
 
 ``python -m benchmarks.recovery_curves DATA MODEL --image-size 96 --out FOLDER`` trains MODEL on DATA, compresses it at several levels, and
 trains each for several durations and learning rates. A row of ``recoveries.jsonl`` has the drop before and after, on validation. Run it
-again to go on after an interruption. ``python -m benchmarks.recovery_curves --fit FILE ...`` fits the prior to such files.
+again to go on after an interruption.
 """
 
 from __future__ import annotations
@@ -62,8 +62,8 @@ def measure(data: str, model: ModelSettings, epochs: int, lengths: list[int], ra
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("data", nargs="?")
-    parser.add_argument("model", nargs="?")
+    parser.add_argument("data")
+    parser.add_argument("model")
     parser.add_argument("--weights")
     parser.add_argument("--image-size", type=int)
     parser.add_argument("--epochs", type=int, default=4)

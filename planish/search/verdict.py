@@ -73,8 +73,9 @@ def reasons(chosen: CandidateResult, others: Sequence[CandidateResult], goal: Go
         return text
     m = passed.measurements
     amount = format_drop(m["drop_validation"].value, unit) + " points" * (unit == "points")
+    gain = m["latency_ratio"].value / chosen.measurements["latency_ratio"].value  # each relative to the original in its own session
     return (
-        f"{text} Passed over: {passed.summary}, {m['latency_ratio'].value:.1f}x as fast with a drop of {amount}: "
+        f"{text} Passed over: {passed.summary}, {gain:.1f}x as fast as the chosen model with a drop of {amount}: "
         f"{describe_doubt(passed, goal)}."
     )
 

@@ -1,6 +1,6 @@
 """Predictions with uncertainty: what a level of compression costs before training, and how much of that training recovers.
 
-Both are Gaussian processes: linear in a few features whose weights have a prior from earlier runs, plus a smooth or a per-trial deviation
+Both are Gaussian processes: linear in a few features whose weights have a prior, plus a smooth or a per-trial deviation
 (Rasmussen and Williams 2006, Gaussian Processes for Machine Learning, 2.7). Each trial that is screened or trained updates them.
 """
 
@@ -22,7 +22,7 @@ _LEAST = 0.3  # smallest drop on a log scale, in points: below it a difference h
 _EASY = 20  # steps of training after which recovery becomes slow
 
 # Prior of the log of the share of a drop that is left after training: mean and standard deviation of each weight of ``_recovery_features``.
-# The means are fitted to measured recoveries: see docs/decisions/0107-trials-are-chosen-by-expected-improvement.md.
+# The slope agrees with two measured recoveries: see docs/decisions/0107-trials-are-chosen-by-expected-improvement.md.
 _RECOVERY_MEAN = np.array([0.0, -0.35, 0.0, 0.0, 0.0])
 _RECOVERY_SPREAD = np.array([0.4, 0.1, 0.3, 0.3, 0.5])
 _TRIAL_SPREAD = 0.5  # between trials of a kind
