@@ -18,6 +18,7 @@ from planish.plan import Plan
 from planish.runs.original import stored_original
 from planish.runs.runner import Runner, extend
 from planish.runs.store import Store
+from planish.search.choice import standard_error
 from planish.search.trials.proposals import Level
 from planish.settings import ModelSettings, OriginalSettings
 from planish.training import Distill
@@ -52,7 +53,7 @@ def measure(data: str, model: ModelSettings, epochs: int, lengths: list[int], ra
                 seconds = runner.artifact(plan).lineage.steps[-1].structure["seconds"]
                 row: dict[str, Any] = {
                     "key": key, "level": asdict(level), "original": score, "before": before.value, "after": after.value,
-                    "error": ((after.high or 0) - (after.low or 0)) / 3.92, "epochs": epochs_of_recovery, "learning_rate": rate,
+                    "error": standard_error(after), "epochs": epochs_of_recovery, "learning_rate": rate,
                     "steps": epochs_of_recovery * images / 64, "seconds": seconds,
                 }  # fmt: skip
                 with file.open("a") as lines:

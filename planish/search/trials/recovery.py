@@ -59,7 +59,8 @@ def recover(search: Search, screening: Screening, reserved: float) -> tuple[Tria
         number += 1
         if "level" in step:
             more += 1
-            screened += measure(search, f"look {number}", screen_level(search, screening.pruning, Level(**step["level"])))
+            if found := screen_level(search, screening.pruning, Level(**step["level"])):
+                screened += measure(search, f"look {number}", found)
             continue
         trial = next(t for t in alive if t.name == step["trial"])
         seconds = step["seconds"]
