@@ -104,8 +104,8 @@ def frontier(candidates: Sequence[CandidateResult]) -> list[CandidateResult]:
 
 
 def format_drop(amount: float, unit: str) -> str:
-    """Format a drop: ``0.50`` if the unit is points (the caller adds the word), ``0.012 mm`` otherwise."""
-    return f"{amount:,.{digits_of(unit, amount)}f}" + f" {unit}" * (unit not in ("", "points"))
+    """Format a drop: ``0.50 points``, ``0.012 mm``."""
+    return f"{amount:,.{digits_of(unit, amount)}f} {unit}".rstrip()
 
 
 def limit(goal: Goal, unit: str) -> str:
@@ -138,7 +138,7 @@ def describe_doubt(candidate: CandidateResult, goal: Goal) -> str:
 def loss(drop: Measurement) -> str:
     """Describe a drop: ``it loses 0.50 points``, ``it is 0.012 mm worse``."""
     amount = format_drop(drop.value, drop.unit)
-    return f"it loses {amount} points" if drop.unit == "points" else f"it is {amount} worse"
+    return f"it loses {amount}" if drop.unit == "points" else f"it is {amount} worse"
 
 
 def describe_miss(candidate: CandidateResult, goal: Goal) -> str:

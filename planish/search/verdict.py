@@ -72,7 +72,7 @@ def reasons(chosen: CandidateResult, others: Sequence[CandidateResult], goal: Go
     if passed is None:
         return text
     m = passed.measurements
-    amount = format_drop(m["drop_validation"].value, unit) + " points" * (unit == "points")
+    amount = format_drop(m["drop_validation"].value, unit)
     gain = m["latency_ratio"].value / chosen.measurements["latency_ratio"].value  # each relative to the original in its own session
     return (
         f"{text} Passed over: {passed.summary}, {gain:.1f}x as fast as the chosen model with a drop of {amount}: "
@@ -100,7 +100,6 @@ def shortfall(chosen: CandidateResult, others: Sequence[CandidateResult], goal: 
             f"Nothing met every limit on validation. The nearest is {nearest.summary} in {nearest.runtime}: {describe_miss(nearest, goal)}."
         )
     over = replace(drop, value=drop.value - goal.max_drop_points)
-    more = (
-        f"it loses {over.value:.2f} points more" if over.unit == "points" else f"it is worse by {format_drop(over.value, over.unit)} more"
-    )
+    amount = format_drop(over.value, over.unit)
+    more = f"it loses {amount} more" if over.unit == "points" else f"it is worse by {amount} more"
     return f"On validation it is within every limit, but on test {more} than allowed." if over.value > 0 else ""

@@ -92,7 +92,7 @@ def test_a_goal_out_of_reach_keeps_accuracy_and_says_by_how_much_the_nearest_mis
     near = nearest_miss(others, goal)
     assert near is not None
     assert near.key == "c"
-    assert describe_miss(near, goal) == "it loses 1.20 points on validation, 0.20 more than allowed"
+    assert describe_miss(near, goal) == "it loses 1.20 points on validation, 0.20 points more than allowed"
     assert describe_miss(others[0], goal) == "it takes 1.5 ms, 0.5 ms over the limit of 1 ms"
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from planish.plan import Plan
 from planish.progress import note
 from planish.runs.runner import extend
+from planish.search.choice import format_drop
 from planish.search.state import Search
 from planish.search.time_estimates import deploy_seconds, forward_seconds, session_seconds
 from planish.search.trials import rounding
@@ -109,9 +110,10 @@ def _next(forecast: Forecast, alive: Sequence[Trial], reserved: float, may_scree
         trial, seconds = of_trial or max(alive, key=lambda t: _hope(forecast, t, left)), left
     is_last = seconds > _MUCH_OF * left
     seconds = left if is_last else seconds
+    drop = forecast.drop_after(trial, seconds) * search.goal.point
     note(
-        f"training {trial.name} for {seconds:.0f} s: expected to lose {forecast.drop_after(trial, seconds):.1f} points "
-        f"at {trial.measurements['latency_ratio'].value:.1f}x"
+        f"training {trial.name} for {seconds:.0f} s: a drop of {format_drop(drop, trial.last_drop.unit)} "
+        f"is expected at {trial.measurements['latency_ratio'].value:.1f}x"
     )
     return {"trial": trial.name, "seconds": seconds, "is_last": is_last}
 

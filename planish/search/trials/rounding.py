@@ -35,8 +35,7 @@ def pays(search: Search, trial: Trial, point: float = 1.0) -> bool:
     except PlanishError:
         return False
     much = lost.value > _WORTH_POINTS * point
-    cost = format_drop(lost.value, lost.unit) + " points" * (lost.unit == "points")
-    note(f"INT8 costs {cost} on validation ({trial.name})" + ", so quantization-aware training follows" * much)
+    note(f"INT8 costs {format_drop(lost.value, lost.unit)} on validation ({trial.name})" + ", so quantization-aware training follows" * much)
     return much
 
 

@@ -117,7 +117,7 @@ def _ranks_pay(search: Search, level: Level) -> bool:
             return False
         drops.append(lost.value)
         unit = lost.unit
-    whole, split = format_drop(drops[0], unit) + " points" * (unit == "points"), format_drop(drops[1], unit)
+    whole, split = format_drop(drops[0], unit), format_drop(drops[1], unit)
     note(f"layers made {level.speedup:g}x as fast cost {whole} before training, with some of them split {split}")
     return drops[1] < drops[0] - _RANKS_GAIN_POINTS * search.goal.point
 
