@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from planish.compression.pruning.call_record import CallRecord
-from planish.compression.pruning.prefix_cache import PrefixCache
+from planish.compression.graph.call_record import CallRecord
+from planish.compression.graph.prefix_cache import PrefixCache
 from planish.models.zoo import create
 
 

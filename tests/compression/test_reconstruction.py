@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 
 import numpy as np
 import pytest
@@ -10,8 +11,12 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from planish.compression.graph.prefix_cache import PrefixCache
+from planish.compression.reconstruction import reconstruction
 from planish.compression.reconstruction.layer_moments import refit
 from planish.compression.reconstruction.reconstruction import can_fit, read_only_by_batch_norm, reconstruct
+from planish.models.batch_norm import reestimate_batch_norm
+from planish.models.zoo import create
 
 
 def images(count: int = 4, size: int = 12) -> list[tuple[torch.Tensor, None]]:
@@ -171,3 +176,50 @@ def test_a_last_factor_is_fitted_whatever_the_scale_and_mean_of_what_it_reads(sc
         x = np.c_[row[0](pixels).numpy(), np.ones(512)]
     solution, *_ = np.linalg.lstsq(x, y, rcond=None)
     assert np.square(given - y).mean() < 1.02 * np.square(x @ solution - y).mean()
+
+
+class Hidden(nn.Module):
+    """What a layer returned is read as numpy sees it, which no record of torch functions shows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.third = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3), nn.Conv2d(8, 6, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        first = self.first(x)
+        second = self.second(first.relu()) if first.detach().numpy().any() else first
+        return self.third(second.relu()) + torch.from_numpy(first.detach().numpy()).mean()
+
+
+@pytest.mark.parametrize("name", ["mobilenet_v2", "shufflenet_v2_x1_0", "hidden"])
+def test_running_on_from_the_layers_fitted_last_fits_as_well(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    before = (Hidden() if name == "hidden" else create(f"torchvision:{name}", num_classes=5, channels=3, image_size=32).module).eval()
+    generator = torch.Generator().manual_seed(1)
+    batches = [(torch.randn(8, 3, 48, 48, generator=generator), None) for _ in range(2)]
+    reestimate_batch_norm(before, [batch for batch, _ in batches])
+    after = copy.deepcopy(before)
+    outputs = {n: torch.arange(len(m.weight)) for n, m in after.named_modules() if can_fit(m)}
+    with torch.no_grad():
+        for layer in outputs:
+            after.get_submodule(layer).weight[::3] = 0.0
+    whole = copy.deepcopy(after)
+    calls = dict.fromkeys(("cached", "whole"), 0)
+
+    def count(kind: str) -> None:
+        calls[kind] += 1
+
+    first = next(iter(outputs))
+    after.get_submodule(first).register_forward_hook(lambda *_: count("cached"))
+    whole.get_submodule(first).register_forward_hook(lambda *_: count("whole"))
+    reconstruct(before, after, outputs, lambda: batches)
+    monkeypatch.setattr(reconstruction, "PrefixCache", partial(PrefixCache, most_bytes=-1))
+    reconstruct(before, whole, outputs, lambda: batches)
+    if name == "hidden":
+        assert all(torch.equal(value, other) for value, other in zip(after.state_dict().values(), whole.state_dict().values(), strict=True))
+        return
+    assert calls["cached"] < calls["whole"] / 3
+    x = torch.cat([batch for batch, _ in batches])
+    with torch.no_grad():
+        error, of_whole = (after(x) - before(x)).norm(), (whole(x) - before(x)).norm()
+    assert error < 1.1 * of_whole  # not equal: statistics are re-estimated behind layers in eval mode

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from planish.compression.factorization.factor_choice import Factors, methods_for
 from planish.compression.factorization.factor_layers import Form, Place, ranks_of, split
 from planish.compression.graph import structure as structures
+from planish.compression.graph.call_record import CallRecord
+from planish.compression.graph.prefix_cache import PrefixCache
 from planish.compression.graph.structure import ChannelGraph
 from planish.compression.graph.submodules import replace_submodule
-from planish.compression.pruning.call_record import CallRecord
-from planish.compression.pruning.prefix_cache import PrefixCache
 from planish.compression.pruning.width_choice import Floats
 from planish.compression.reconstruction.layer_moments import Moments, watching
 from planish.compression.reconstruction.reconstruction import can_fit

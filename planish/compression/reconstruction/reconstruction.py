@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Any, TypeGuard
+from typing import Any, TypeGuard, TypeVar
 
 import numpy as np
 import torch
@@ -18,6 +18,8 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
+from planish.compression.graph.call_record import CallRecord
+from planish.compression.graph.prefix_cache import PrefixCache
 from planish.compression.reconstruction.layer_moments import watching
 from planish.compression.reconstruction.least_squares import Intercept, RowSums, ridge_regression
 from planish.deadline import seconds_left
@@ -28,8 +30,11 @@ from planish.progress import Stage
 
 _POSITIONS = 64  # positions sampled per image and layer; neighbouring positions are nearly the same
 _PARTS = 32  # groups of layers that are fitted one after the other; fitting layer by layer is hardly better
-_SECONDS, _SHARE = 60.0, 0.3  # approximate time limit, in seconds and as a share of the time left; slow networks use fewer images
+_PASSES = 3  # forward passes of both networks for all groups together, since each runs on from the one before
+_SECONDS, _SHARE = 20.0, 0.1  # approximate time limit, in seconds and as a share of the time left; slow networks use fewer images
 _LEAST_BATCHES = 2
+
+_T = TypeVar("_T")
 
 
 def reconstruct(
@@ -51,23 +56,55 @@ def reconstruct(
     absorbed = read_only_by_batch_norm(after, outputs, images[0][:1])
     order = _order(after, outputs, images[0][:1])
     parts = [list(part) for part in np.array_split(np.array(order, dtype=object), min(_PARTS, max(1, len(order))))]
+    records = [CallRecord(network, images[0][:1]) for network in (before, after)]
+    starts = [[record.first_read(f"{name}.weight" for name in part) for record in records] for part in parts]
+    passes = _PASSES if all(position for start in starts for position in start) else len(parts)
 
     def affordable() -> int:
         begun = time.perf_counter()
         with torch.no_grad():
             before(images[0])
             after(images[0])
-        in_time = min(_SECONDS, _SHARE * seconds_left()) / (len(parts) * (time.perf_counter() - begun))
+        in_time = min(_SECONDS, _SHARE * seconds_left()) / (passes * (time.perf_counter() - begun))
         return min(len(images), max(_LEAST_BATCHES, int(in_time)))
 
     images = images[: decide(f"batches to fit by:{fingerprint(after)[:16]}:{len(parts)}", affordable)]
+    whole, pruned = (PrefixCache(network, images, record) for network, record in zip((before, after), records, strict=True))
     with Stage("fitting what is left", len(parts)) as stage:
-        for part in parts:
-            reestimate_batch_norm(after, images, partial(_run, after, part, see=lambda *_: None))
-            for name, sums in _sums(before, after, {name: outputs[name] for name in part}, images).items():
-                _fit(after.get_submodule(name), sums, absorbed=name in absorbed)
+        for part, (in_whole, in_pruned) in zip(parts, starts, strict=True):
+            wanted = {name: outputs[name] for name in part}
+            reestimate = partial(_reestimate, pruned, images, partial(_run, after, part, see=lambda *_: None))
+            _with_or_without([pruned], reestimate)
+            whole.advance(in_whole)
+            pruned.advance(in_pruned)
+            sums = _with_or_without([whole, pruned], partial(_sums, whole, pruned, wanted, images))
+            for name, found in sums.items():
+                _fit(after.get_submodule(name), found, absorbed=name in absorbed)
             stage.advance()
-    reestimate_batch_norm(after, images)
+    _with_or_without([pruned], partial(_reestimate, pruned, images, after))
+
+
+def _with_or_without(caches: Sequence[PrefixCache], run: Callable[[], _T]) -> _T:
+    """Return what ``run`` returns; if it fails because a network reads what its cache does not know of, the whole networks are run."""
+    try:
+        return run()
+    except RuntimeError:
+        if not any(cache.is_used for cache in caches):
+            raise
+        for cache in caches:
+            cache.give_up()
+        return run()
+
+
+def _reestimate(pruned: PrefixCache, images: Sequence[Tensor], run: Callable[[Tensor], object]) -> None:
+    """Re-estimate the batch-norm statistics of the pruned network from the last fitted layers on: nothing before them changes any more."""
+    numbers = {id(batch): number for number, batch in enumerate(images)}
+
+    def replayed(batch: Tensor) -> None:
+        with pruned.replayed(pruned.module, numbers[id(batch)]):
+            run(batch)
+
+    reestimate_batch_norm(pruned.module, images, replayed)
 
 
 def can_fit(layer: nn.Module) -> TypeGuard[nn.Conv2d | nn.Linear]:
@@ -151,8 +188,9 @@ class _Readers(TorchFunctionMode):
         return result
 
 
-def _sums(before: nn.Module, after: nn.Module, outputs: Mapping[str, Tensor], images: Sequence[Tensor]) -> dict[str, RowSums]:
+def _sums(whole: PrefixCache, pruned: PrefixCache, outputs: Mapping[str, Tensor], images: Sequence[Tensor]) -> dict[str, RowSums]:
     """The sums over rows of the new inputs and the original outputs of each layer."""
+    before, after = whole.module, pruned.module
     sums: dict[str, RowSums] = {}
     inputs: dict[str, list[tuple[Tensor, Tensor]]] = {}
     generator = torch.Generator().manual_seed(0)
@@ -168,9 +206,11 @@ def _sums(before: nn.Module, after: nn.Module, outputs: Mapping[str, Tensor], im
         found = RowSums.of(x.flatten(0, 1), y[:, places][..., outputs[name]].flatten(0, 1))
         sums[name] = sums[name] + found if name in sums else found
 
-    for batch in images:
-        _run(after, outputs, batch, read)
-        _run(before, outputs, batch, compare)
+    for number, batch in enumerate(images):
+        with pruned.replayed(after, number):
+            _run(after, outputs, batch, read)
+        with whole.replayed(before, number):
+            _run(before, outputs, batch, compare)
     return sums
 
 

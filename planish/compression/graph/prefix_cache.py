@@ -9,7 +9,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from planish.compression.pruning.call_record import CallRecord
+from planish.compression.graph.call_record import CallRecord
 
 _MOST_BYTES = 512 * 2**20  # of the cached outputs of all images together
 
@@ -38,7 +38,7 @@ class PrefixCache:
 
     def __init__(self, module: nn.Module, batches: Sequence[Tensor], record: CallRecord, most_bytes: int = _MOST_BYTES) -> None:
         self._batches, self._record, self._most_bytes = batches, record, most_bytes
-        self._module = module
+        self.module = module
         self._position = 0
         self._modules: set[str] = set()
         self._kept: list[dict[str, Tensor]] = [{} for _ in batches]
@@ -65,7 +65,7 @@ class PrefixCache:
         try:
             kept = [self._computed(batch, old, needed) for batch, old in zip(self._batches, self._kept, strict=True)]
         except RuntimeError:  # something reads an output and was not seen to
-            self._give_up()
+            self.give_up()
             return
         if any(set(found) != needed for found in kept):  # the network runs otherwise on other images
             return
@@ -87,8 +87,23 @@ class PrefixCache:
                 raise
         self._forget()
         found = self._run(changed)  # raises the error again if the change is the cause
-        self._give_up()
+        self.give_up()
         return found
+
+    @contextmanager
+    def replayed(self, changed: nn.Module, batch: int) -> Iterator[None]:
+        """Within this block, ``changed`` takes what is cached of the batch with this index; an error of it may mean that more is read.
+
+        Raises:
+            RuntimeError: something reads an output that was not seen to be read; ``give_up`` makes the next attempt run the whole network.
+        """
+        with _replayed(changed, self._modules, self._kept[batch]):
+            yield
+
+    @property
+    def is_used(self) -> bool:
+        """Whether anything is taken from the cache."""
+        return bool(self._modules)
 
     @torch.no_grad()
     def _run(self, changed: nn.Module) -> list[Any]:
@@ -98,7 +113,7 @@ class PrefixCache:
                 found.append(changed(batch))
         return found
 
-    def _give_up(self) -> None:
+    def give_up(self) -> None:
         """Run the whole network from now on."""
         self._forget()
         self._most_bytes = -1
@@ -122,10 +137,10 @@ class PrefixCache:
 
         if not missing:
             return found
-        handles = [self._module.get_submodule(name).register_forward_hook(keep(name)) for name in missing]
+        handles = [self.module.get_submodule(name).register_forward_hook(keep(name)) for name in missing]
         try:
-            with torch.no_grad(), _replayed(self._module, self._modules, kept), suppress(_AllSeen):
-                self._module(batch)
+            with torch.no_grad(), _replayed(self.module, self._modules, kept), suppress(_AllSeen):
+                self.module(batch)
         finally:
             for handle in handles:
                 handle.remove()
