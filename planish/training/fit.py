@@ -34,6 +34,7 @@ from planish.training.distillation.teacher_cache import TeacherCache, cache_of
 from planish.training.input_speed import Waiting, notes_on_input_speed
 from planish.training.memory_layout import memory_format
 from planish.training.precision import use_bf16
+from planish.training.resizing import ProgressiveResizing
 from planish.training.schedules.averaging import STATISTICS_IMAGES, check_averaging, decay, fit_statistics, update_average
 from planish.training.schedules.freezing import LayerFreezer
 from planish.training.schedules.learning_rate import cycles_done, learning_rate
@@ -183,11 +184,12 @@ def fit(
         # feature transfer needs the teacher's feature maps, so its outputs are not cached
         cache = None if isinstance(module, FeatureStudent) else cache_of(teacher.module, settings.batch_size, done.bf16)
         teacher = replace(teacher, module=copy.deepcopy(teacher.module).eval().to(accelerator.device).to(memory_format=layout))
-    loss_of = _Loss(task, settings, Normalise.of(preprocessing), student, teacher, cache, accelerator.device, done.bf16, layout)
+    resizing = ProgressiveResizing(module, input_spec, settings.start_scale, preprocessing.normalisation, targets)
+    loss_of = _Loss(task, settings, Normalise.of(preprocessing), resizing, student, teacher, cache, accelerator.device, done.bf16, layout)
     count = batches_per_epoch(len(images), settings.batch_size)
     steps, written = done.steps, -math.inf
     first_validation = 0.5 * len(validation) / settings.batch_size if run.validate else 0.0  # a forward pass is a third of a step
-    schedule = Schedule(key, settings.epochs * count, count, run.max_seconds, first_validation, monotonic() - begun)
+    schedule = Schedule(key, settings.epochs * count, count, run.max_seconds, first_validation, monotonic() - begun, resizing.cost)
     if done.schedule:
         schedule.restore(done.schedule)
     with Stage("training" if teacher is None else "distilling", schedule.expected_steps()) as stage:
@@ -209,7 +211,7 @@ def fit(
                         break
                     freezer(schedule.progress(steps))
                     rate = _set_rate(optimizer, schedule.progress(steps + 0.5), settings)
-                    loss = loss_of(batch, wanted)
+                    loss = loss_of(batch, wanted, schedule.progress(steps))
                     losses.append(loss.item())
                     if not math.isfinite(losses[-1]):
                         raise _diverged(losses[-1], epoch, len(losses), rate, settings)
@@ -307,6 +309,7 @@ class _Loss:
     task: Task
     settings: FitSettings
     normalise: nn.Module
+    resizing: ProgressiveResizing
     student: nn.Module
     teacher: Teacher | None
     cache: TeacherCache | None
@@ -314,14 +317,14 @@ class _Loss:
     bf16: bool
     layout: torch.memory_format
 
-    def __call__(self, batch: torch.Tensor, targets: Any) -> torch.Tensor:
-        """The loss of images ``batch`` ``(N, H, W, C)`` in 0..255; a scalar."""
+    def __call__(self, batch: torch.Tensor, targets: Any, progress: float) -> torch.Tensor:
+        """The loss of images ``batch`` ``(N, H, W, C)`` in 0..255 at this progress of the training; a scalar."""
         targets = each(lambda t: t.to(self.device), targets)
         pixels = self.normalise.to(self.device)(batch.to(self.device))
         pixels = pixels.contiguous(memory_format=self.layout)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
             with SafeStrides():
-                outputs = self.student(pixels)
+                outputs = self.student(self.resizing(pixels, progress).contiguous(memory_format=self.layout))
             from_teacher = None if self.teacher is None else self._taught(self.teacher.module, batch, pixels)
         outputs, from_teacher = each(_float, outputs), each(_float, from_teacher)
         loss = self.task.loss(_reads(self.student), outputs, targets, self.settings.loss_settings)

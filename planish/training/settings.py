@@ -56,6 +56,9 @@ class FitSettings:
         flip: whether augmentation includes horizontal flips; False for digits, letters, arrows.
         mosaic: share of training images of a detector or segmenter that are mosaics of four (Bochkovskiy et al. 2020, arXiv:2004.10934).
         copy_paste: share of training images with objects pasted from another image, given masks (Ghiasi et al. 2021, arXiv:2012.07177).
+        start_scale: height and width of images in the first 70 % of the training, as a share of the full ones, rounded to multiples of 32
+            pixels; 1 for full size throughout, which images stay at if the smaller ones would have less than 64 pixels a side. Small images
+            cost less, so that a training of equal duration sees more of them. For classification; see ``ProgressiveResizing``.
         clip_norm: maximum norm of the gradient; None for no clipping.
         patience: early stopping: epochs without a better validation score after which training stops and the best weights are restored;
             None to train to the end and keep the last weights.
@@ -93,6 +96,7 @@ class FitSettings:
     flip: bool = True
     mosaic: float = Field(default=0.0, ge=0, le=1)
     copy_paste: float = Field(default=0.0, ge=0, le=1)
+    start_scale: float = Field(default=1.0, gt=0, le=1)
     clip_norm: float | None = Field(default=None, gt=0)
     patience: int | None = Field(default=None, ge=1)
     freeze: Freeze = "none"

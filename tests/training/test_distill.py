@@ -15,7 +15,7 @@ from planish.errors import TechniqueError
 from planish.plan import Plan
 from planish.technique import resolve
 from planish.training import Distill
-from planish.training.distillation.distill import _Resized, _resized
+from planish.training.resizing import Resized, resized
 
 from .conftest import SIZE
 
@@ -75,9 +75,9 @@ def test_both_see_the_larger_view_each_at_its_own_size(artifact, task, student, 
 
 def test_resizing_keeps_a_flat_image_and_leaves_equal_sizes_alone():
     inner = nn.Identity()
-    assert _resized(inner, InputSpec(1, 8, 8), InputSpec(1, 8, 8)) is inner
-    shrunk = _resized(inner, InputSpec(1, 8, 8), InputSpec(1, 12, 12))
-    assert isinstance(shrunk, _Resized)
+    assert resized(inner, InputSpec(1, 8, 8), InputSpec(1, 8, 8)) is inner
+    shrunk = resized(inner, InputSpec(1, 8, 8), InputSpec(1, 12, 12))
+    assert isinstance(shrunk, Resized)
     torch.testing.assert_close(shrunk(torch.full((1, 1, 12, 12), 0.7)), torch.full((1, 1, 8, 8), 0.7))
 
 
@@ -86,7 +86,7 @@ def test_what_is_shrunk_is_normalised_as_it_will_be_when_deployed(normalisation)
     pixels = torch.randint(0, 256, (3, 1, 12, 12), generator=torch.Generator().manual_seed(0)).float()
     pixels[2] = 50
     small = torch.nn.functional.interpolate(pixels, (8, 8), mode="bilinear", antialias=True)
-    shrink = _resized(nn.Identity(), InputSpec(1, 8, 8), InputSpec(1, 12, 12), normalisation)
+    shrink = resized(nn.Identity(), InputSpec(1, 8, 8), InputSpec(1, 12, 12), normalisation)
     torch.testing.assert_close(shrink(normalise_each(pixels, normalisation)), normalise_each(small, normalisation), rtol=1e-4, atol=1e-4)
 
 

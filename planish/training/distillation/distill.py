@@ -10,20 +10,18 @@ import torch
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 from torch import nn
-from torch.nn import functional
 
-from planish.artifact import Artifact, InputSpec, Normalisation, Step
+from planish.artifact import Artifact, InputSpec, Step
 from planish.data.augmentation.policy import Augmentation
-from planish.data.normalisation import normalise_each
 from planish.errors import PlanishError, TechniqueError, first_line
 from planish.files.workspace import resume_file
-from planish.models.outputs import copy_decoding_methods
 from planish.models.storage import fingerprint, load_artifact
 from planish.technique import hyper_parameters
 from planish.training.distillation.feature_transfer import FeatureRecorder, FeatureStudent
 from planish.training.ensembles import Ensemble
 from planish.training.fit import FitRun, Teacher, fit
 from planish.training.recipe import load_recipe
+from planish.training.resizing import Resized, resized
 from planish.training.settings import FitSettings, MixedPrecision
 
 if TYPE_CHECKING:
@@ -119,8 +117,8 @@ class Distill:
         specs = [a.input_spec for a in (artifact, *teachers)]
         spec = InputSpec(specs[0].channels, max(s.height for s in specs), max(s.width for s in specs))
         how = artifact.preprocessing.normalisation
-        student = _resized(artifact.module, artifact.input_spec, spec, how)
-        taught_by = [_resized(t.module, t.input_spec, spec, how) for t in teachers]
+        student = resized(artifact.module, artifact.input_spec, spec, how)
+        taught_by = [resized(t.module, t.input_spec, spec, how) for t in teachers]
         teacher: Teacher | None = None
         if self.method in ("feature", "attention"):
             if not teachers:
@@ -146,7 +144,7 @@ class Distill:
             weights=artifact.facts["weights"],
         )
         module = fitted.module.network if isinstance(fitted.module, FeatureRecorder) else fitted.module
-        module = module[1] if isinstance(module, _Resized) else module
+        module = module.network if isinstance(module, Resized) else module
         step = Step(
             technique=self.name,
             params=hyper_parameters(self),
@@ -166,31 +164,6 @@ class Distill:
         for teacher in teachers:
             _check_same_view(teacher, artifact)
         return teachers
-
-
-class _Shrink(nn.Module):
-    def __init__(self, height: int, width: int, normalisation: Normalisation) -> None:
-        super().__init__()
-        self.size, self.normalisation = (height, width), normalisation
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        shrunk = functional.interpolate(x, self.size, mode="bilinear", antialias=True)
-        return shrunk if self.normalisation == "dataset" else normalise_each(shrunk, self.normalisation, least=1e-6)
-
-    def extra_repr(self) -> str:
-        return f"{self.size}, {self.normalisation}"
-
-
-class _Resized(nn.Sequential):
-    """A network preceded by a resize, so that it takes images of another network's size."""
-
-
-def _resized(module: nn.Module, own: InputSpec, given: InputSpec, normalisation: Normalisation = "dataset") -> nn.Module:
-    if own == given:
-        return module
-    resized = _Resized(_Shrink(own.height, own.width, normalisation), module)
-    copy_decoding_methods(module, resized)
-    return resized
 
 
 def _averaged(networks: list[nn.Module], spec: InputSpec) -> Ensemble:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from time import monotonic
 from typing import Any
@@ -11,6 +12,7 @@ from planish.decisions import decide
 _WARM_STEPS = 4  # timed after the slow first step, before the duration of a step is estimated
 _OFTEN = 0.01  # share of the time limit, between the first corrections
 _LATER = 0.25  # maximum share of the remaining steps between two corrections
+_PARTS = 200  # of the rest of the training, over which the cost of steps is averaged
 _LATE = 1 / 32  # share of the time limit; with less time left there are no more corrections
 
 
@@ -49,6 +51,7 @@ class Schedule:
         max_seconds: time limit for training and validation; None for no limit.
         first_validation: estimated duration of a validation in training steps, used until one is measured; 0 without validation.
         seconds: time already spent on setting up the training.
+        cost: the relative duration of a step at a progress, if steps differ in it.
 
     Attributes:
         planned: all plans so far, in order.
@@ -62,9 +65,10 @@ class Schedule:
         max_seconds: float | None,
         first_validation: float = 0.0,
         seconds: float = 0.0,
+        cost: Callable[[float], float] = lambda _: 1.0,
     ) -> None:
         self.key, self.total_steps, self.steps_per_epoch, self.max_seconds = key, total_steps, steps_per_epoch, max_seconds
-        self._first_validation = first_validation
+        self._first_validation, self._cost = first_validation, cost
         steps = 0 if max_seconds is not None and max_seconds <= 0 else total_steps
         self.planned = [SchedulePlan(0, 0.0, 0, 0.0, steps, 1)]
         self._validation: float | None = None  # seconds of the latest validation
@@ -118,11 +122,16 @@ class Schedule:
         self._validated = 0.0
         self._set_seconds(self.planned[-1].seconds)
 
+    def _mean_cost(self, progress: float) -> float:
+        """The mean of the cost from this progress to the end."""
+        return sum(self._cost(progress + (1 - progress) * (k + 0.5) / _PARTS) for k in range(_PARTS)) / _PARTS
+
     def _decided(self, steps: int, limit: float) -> SchedulePlan:
         now, seconds = self.planned[-1], self.seconds
         if steps == 1 and seconds < 0.5 * limit:  # steps can be timed from here on
             return SchedulePlan(1, seconds, 0, 0.0, self.total_steps, 1 + min(_WARM_STEPS, max(1, self.steps_per_epoch - 1)))
-        a_step = max(1e-9, (seconds - now.seconds - self._validated) / (steps - now.at))
+        cost = sum(self._cost(self.progress(step + 0.5)) for step in range(now.at, steps))
+        a_step = max(1e-9, (seconds - now.seconds - self._validated) / cost) * self._mean_cost(self.progress(steps))
         validation = self._first_validation * a_step if self._validation is None else self._validation
         left = limit - seconds - validation - self._reserved
         to_go = max(0, min(self.total_steps - steps, int(left / (a_step + validation / self.steps_per_epoch))))
