@@ -63,8 +63,8 @@ class FitSettings:
         patience: early stopping: epochs without a better validation score after which training stops and the best weights are restored;
             None to train to the end and keep the last weights.
         freeze: ``none``; ``backbone`` trains only the classifier (a linear probe), and of detectors and segmenters all but the backbone;
-            ``gradual`` unfreezes one part of the network after the other, starting from the last, until half of the training. Frozen batch
-            norm stays in eval mode.
+            ``early`` trains all but the first quarter of the layers, whose maps are large, so that steps are much shorter; ``gradual``
+            unfreezes one part after the other, starting from the last, until half of the training. Frozen batch norm stays in eval mode.
         layer_decay: factor between the learning rates of successive quarters of the network, lowest at the input; 1 for a single rate.
         mixed_precision: ``auto`` uses bfloat16 if it is measured to be faster on this device. A single training measures for itself;
             comparisons and searches measure once for all their trainings.

@@ -42,6 +42,21 @@ def test_a_frozen_backbone_does_not_move_its_batch_norm_included(job: Job) -> No
     assert {name for name, change in changes.items() if change > 0} == {"fc.weight", "fc.bias"}
 
 
+def test_early_layers_do_not_move_and_need_no_backward_pass(job: Job) -> None:
+    module = trained(job, freeze="early")
+    still = {name for name, change in moved(job, module).items() if not change}
+    assert {"conv1.weight", "bn1.weight", "bn1.running_mean"} <= still
+    assert not any(name.startswith(("layer2.0.conv2", "layer3", "fc")) for name in still if not name.endswith("num_batches_tracked"))
+    assert all(p.requires_grad for p in module.parameters())
+    copied = prepare_copy(job)
+    freezer, seen = LayerFreezer(copied, job.artifact.input_spec, "early", 1.0), list[bool]()
+    freezer(0.9)
+    copied.bn1.register_forward_hook(lambda *given: seen.append(given[2].requires_grad))
+    spec = job.artifact.input_spec
+    copied(torch.zeros(2, spec.channels, spec.height, spec.width)).sum().backward()
+    assert seen == [False]
+
+
 def test_gradual_unfreezing_reaches_every_layer_in_the_end(job: Job) -> None:
     changes = moved(job, trained(job, freeze="gradual"))
     assert all(change > 0 for name, change in changes.items() if name.endswith("conv1.weight"))

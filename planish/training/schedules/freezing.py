@@ -10,7 +10,7 @@ from planish.artifact import InputSpec
 from planish.models.heads.stem_and_classifier import logits_layer, run_order
 from planish.models.outputs import decodes
 
-Freeze = Literal["none", "backbone", "gradual"]
+Freeze = Literal["none", "backbone", "gradual", "early"]
 _PARTS = 4  # number of parts into which the layers before the classifier are divided
 _ALL_TRAINED_BY = 0.5  # share of the training after which all layers are trained
 
@@ -24,8 +24,9 @@ class LayerFreezer:
     Args:
         module: the network; parameters that do not require gradients are never trained.
         spec: channels and size of its input.
-        freeze: ``none`` trains all layers, ``backbone`` only the classifier. ``gradual`` unfreezes one part after the other, from the last
-            to the first, in equal steps over the first half of training (Howard and Ruder 2018, arXiv:1801.06146).
+        freeze: ``none`` trains all layers, ``backbone`` only the classifier, ``early`` all but the first part. ``gradual`` unfreezes one
+            part after the other, from the last to the first, in equal steps over the first half of training (Howard and Ruder 2018,
+            arXiv:1801.06146).
         layer_decay: factor between the learning rate of each part and that of the next part towards the output.
     """
 
@@ -72,7 +73,7 @@ class LayerFreezer:
         """
         if self.freeze == "none":
             return
-        unfrozen = 1 if self.freeze == "backbone" else min(_PARTS + 1, 1 + int(progress / _ALL_TRAINED_BY * _PARTS))
+        unfrozen = {"backbone": 1, "early": _PARTS}.get(self.freeze) or min(_PARTS + 1, 1 + int(progress / _ALL_TRAINED_BY * _PARTS))
         if unfrozen == self._unfrozen and not restart:
             return
         self._unfrozen = unfrozen
