@@ -11,7 +11,6 @@ from torch.nn import functional
 
 from planish.artifact import InputSpec, Normalisation
 from planish.data.normalisation import normalise_each
-from planish.errors import TrainingError
 from planish.models.outputs import copy_decoding_methods
 from planish.progress import note
 
@@ -72,31 +71,24 @@ class ProgressiveResizing:
         spec: channels and full size of the images.
         scale: height and width of the small images as a share of the full ones, rounded to multiples of 32; 1 for full size throughout.
         normalisation: of the images.
-        targets: ``Split.targets``.
-
-    Raises:
-        TrainingError: the scale is not 1, and the targets are no classes, so that they may depend on the size of the images.
+        targets: ``Split.targets``; all images are full size unless they are classes, since other targets may depend on the size.
     """
 
     def __init__(self, network: nn.Module, spec: InputSpec, scale: float, normalisation: Normalisation, targets: Any) -> None:
-        if scale < 1 and not (isinstance(targets, np.ndarray) and targets.ndim <= 2 and targets.dtype.kind in "iub"):
-            raise TrainingError(
-                f"start_scale={scale:g} was given for targets that may depend on the size of the images",
-                "small images are for classification",
-                "leave it out",
-            )
-        self._normalisation = normalisation
+        self._normalisation, self._small_cost = normalisation, 1.0
         full = network.size if isinstance(network, Resized) else (spec.height, spec.width)
         small = round(scale * full[0] / _MULTIPLE) * _MULTIPLE, round(scale * full[1] / _MULTIPLE) * _MULTIPLE
         self.small: Size | None = None
         if scale < 1 and min(small) >= _LEAST and small[0] < full[0] and small[1] < full[1]:
+            if not (isinstance(targets, np.ndarray) and targets.ndim <= 2 and targets.dtype.kind in "iub"):
+                note("training begins with small images only for classes: other targets may depend on the size")
+                return
             try:
                 _try(network, spec.channels, small)
             except Exception:  # whatever the network's own code raises
                 note(f"the network does not take images of {small[0]} x {small[1]} pixels: it is trained at full size throughout")
             else:
-                self.small = small
-        self._small_cost = 1.0 if self.small is None else small[0] * small[1] / (full[0] * full[1])
+                self.small, self._small_cost = small, small[0] * small[1] / (full[0] * full[1])
 
     def __call__(self, pixels: Tensor, progress: float) -> Tensor:
         """Return normalised images ``(N, C, H, W)`` at the size for this progress of the training, 0 to 1."""

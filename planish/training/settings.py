@@ -58,7 +58,7 @@ class FitSettings:
         copy_paste: share of training images with objects pasted from another image, given masks (Ghiasi et al. 2021, arXiv:2012.07177).
         start_scale: height and width of images in the first 70 % of the training, as a share of the full ones, rounded to multiples of 32
             pixels; 1 for full size throughout, which images stay at if the smaller ones would have less than 64 pixels a side. Small images
-            cost less, so that a training of equal duration sees more of them. For classification; see ``ProgressiveResizing``.
+            cost less, so that a training of equal duration sees more of them. For classes only; see ``ProgressiveResizing``.
         clip_norm: maximum norm of the gradient; None for no clipping.
         patience: early stopping: epochs without a better validation score after which training stops and the best weights are restored;
             None to train to the end and keep the last weights.

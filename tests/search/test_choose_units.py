@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import cast
 
@@ -115,3 +116,11 @@ def test_the_search_decides_alike_in_any_unit(unit: float) -> None:
     assert ours == pytest.approx(theirs)
     assert 0 < theirs.mean() < 1
     assert misses(candidate("c", 1, 0.0, 3.0 * unit), Goal(0.0, point=unit))["accuracy"] == pytest.approx(30.0)
+
+
+def test_a_level_that_was_refused_is_not_proposed_again() -> None:
+    known = forecast(1.0)
+    [(best, _)] = known.promising_levels(60, 1)
+    [(other, improvement)] = replace(known, refused=[best]).promising_levels(60, 1)
+    assert other != best
+    assert improvement > 0

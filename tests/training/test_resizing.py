@@ -10,7 +10,6 @@ import torch
 from torch import nn
 
 from planish.artifact import InputSpec
-from planish.errors import TrainingError
 from planish.progress import collecting_notes
 from planish.training import FitSettings, fit
 from planish.training.fit import FitRun, Teacher
@@ -83,7 +82,8 @@ def test_small_sizes_are_multiples_of_32_of_at_least_64_pixels(side: int, scale:
     assert resizing.cost(0.5) == pytest.approx(((small or side) / side) ** 2)
 
 
-def test_boxes_and_maps_are_refused() -> None:
+def test_images_of_boxes_maps_and_numbers_are_full_size() -> None:
     for targets in ([{"boxes": torch.zeros(0, 4)}], np.zeros((2, 96, 96), np.uint8), np.zeros((2, 3), np.float32)):
-        with pytest.raises(TrainingError, match="small images are for classification"):
-            ProgressiveResizing(Tiny(), SPEC, 0.7, "dataset", targets)
+        with collecting_notes() as notes:
+            assert ProgressiveResizing(Tiny(), SPEC, 0.7, "dataset", targets).small is None
+        assert "only for classes" in notes[0]

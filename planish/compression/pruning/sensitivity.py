@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 Change = TypeVar("Change", bound=Hashable)
 
 _BATCH = 32
-_MOST_IMAGES, _LEAST_IMAGES = 128, 8
+_MOST_IMAGES, _LEAST_IMAGES = 128, 16
 _SECONDS, _SHARE = 15.0, 0.1  # approximate limit of a measurement, in seconds and as a share of the time left; it sets the number of images
 _MEASURED = (2 / 7, 5 / 7, 1.0)  # cuts of a layer that are measured, as shares of its largest; those between are interpolated
 _JUMP = (

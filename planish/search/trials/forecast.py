@@ -53,11 +53,13 @@ class Forecast:
         search: state of the search.
         screened: all screened trials, including those stopped.
         trained: trained trials.
+        refused: levels of which no plan applies.
     """
 
     search: Search
     screened: Sequence[Trial]
     trained: Sequence[Trial]
+    refused: Collection[Level] = ()
 
     @property
     def best(self) -> tuple[float, Trial | None]:
@@ -100,8 +102,8 @@ class Forecast:
             count: maximum number of levels; two of a kind differ in speed.
         """
         known = [ScreenedLevel(t.level, t.gain, self._before(t) / self._knowledge()) for t in self.screened if not t.level.student]
-        tried = {s.level for s in known}
-        kinds = {(level.resolution < 1, level.blocks > 0, level.speedup > 1) for level in tried}
+        tried = {s.level for s in known}.union(self.refused)
+        kinds = {(s.level.resolution < 1, s.level.blocks > 0, s.level.speedup > 1) for s in known}
         levels = [level for level in GRID if level not in tried and _can_apply(level, kinds)]
         if not levels:
             return []

@@ -50,9 +50,10 @@ def recover(search: Search, screening: Screening, reserved: float) -> tuple[Tria
     """
     store, screened, trained = search.runner.store, list(screening.trials), list[Trial]()
     untrained = _within_untrained(search, screened)
+    refused = list(screening.refused)
     number = more = 0
     while True:
-        forecast = Forecast(search, screened, trained)
+        forecast = Forecast(search, screened, trained, refused)
         alive = [trial for trial in screened if not trial.stopped]
         step = store.once(f"training {number}", "searching", partial(_next, forecast, alive, reserved, more < _MORE_LEVELS))
         if step is None:
@@ -60,8 +61,11 @@ def recover(search: Search, screening: Screening, reserved: float) -> tuple[Tria
         number += 1
         if "level" in step:
             more += 1
-            if found := screen_level(search, screening.pruning, Level(**step["level"])):
+            level = Level(**step["level"])
+            if found := screen_level(search, screening.pruning, level):
                 screened += measure(search, f"look {number}", found)
+            else:
+                refused.append(level)
             continue
         trial = next(t for t in alive if t.name == step["trial"])
         seconds = step["seconds"]

@@ -38,10 +38,12 @@ class Screening:
     Args:
         trials: the timed trials, including those that do not pay.
         pruning: settings of latency pruning, for further levels.
+        refused: levels of which no plan applies.
     """
 
     trials: tuple[Trial, ...]
     pruning: LatencyPruning
+    refused: tuple[Level, ...] = ()
 
 
 def screen(search: Search, seconds: float) -> Screening:
@@ -59,7 +61,7 @@ def screen(search: Search, seconds: float) -> Screening:
     low_rank = seconds > _RANKS_SECONDS and runner.store.once("ranks", "searching", partial(_ranks_pay, search, Level(2.5)))
     pruning = _pruning(search, low_rank)
     count = runner.store.once("levels", "searching", lambda: max(1, min(_MOST_LEVELS, int(seconds / cost))))
-    trials: list[Trial] = []
+    trials, refused = list[Trial](), list[Level]()
     last = cost
 
     def looked(levels: Sequence[Level], known: int = 0) -> list[Trial]:
@@ -70,7 +72,9 @@ def screen(search: Search, seconds: float) -> Screening:
             if search.seconds_left - seconds_to_come(search, known + len(found) + 1) <= 3 * last:
                 break
             before = search.seconds_left
-            found += screen_level(search, pruning, level)
+            new = screen_level(search, pruning, level)
+            found += new
+            refused.extend([] if new else [level])
             last = max(cost, before - search.seconds_left)
         return found
 
@@ -78,23 +82,25 @@ def screen(search: Search, seconds: float) -> Screening:
     trials = looked((*first, *_students(search)))
     if not trials:
         note("no pruned network was found, or there is no time to train one")
-        return Screening((), pruning)
+        return Screening((), pruning, tuple(refused))
     trials = measure(search, "first look", trials)
-    more = _next_levels(search, trials, count - len(first))
+    more = _next_levels(Forecast(search, trials, (), refused), count - len(first))
     if more and (found := looked(more, len(trials))):
         trials += measure(search, "second look", found)
     _note_prediction(trials)
-    return Screening(tuple(trials), pruning)
+    return Screening(tuple(trials), pruning, tuple(refused))
 
 
-def _next_levels(search: Search, trials: Sequence[Trial], count: int) -> list[Level]:
+def _next_levels(forecast: Forecast, count: int) -> list[Level]:
     """Return up to ``count`` more levels to screen, the most promising first."""
 
+    search = forecast.search
+
     def proposed() -> list[dict[str, Any]]:
-        seconds = search.seconds_left - finish_seconds(search, len(trials))
+        seconds = search.seconds_left - finish_seconds(search, len(forecast.screened))
         if count < 1 or seconds <= 0:
             return []
-        return [asdict(level) for level, _ in Forecast(search, trials, ()).promising_levels(seconds, count)]
+        return [asdict(level) for level, _ in forecast.promising_levels(seconds, count)]
 
     return [Level(**fields) for fields in search.runner.store.once("proposed levels", "searching", proposed)]
 
