@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import monotonic
+from typing import Any
 
 from torch import nn
 
@@ -49,7 +50,11 @@ from planish.training.recipe import recipe_for
 _ORIGINAL_SHARE, _TEACHERS_SHARE, _SCREENING_SHARE = 0.36, 0.5, 0.2
 _LEAST_TRAINING_SECONDS = 2.0
 _MOST_EPOCHS = 60  # maximum of one round of recovery; not tuned
-_RECOVERY_RATE = {"scratch": 0.1, "pretrained": 0.02}  # maximum learning rate, by how the original was initialised
+# Recovery, by how the original was initialised.
+_RECOVERY: dict[str, dict[str, Any]] = {
+    "scratch": {"learning_rate": 0.1},
+    "pretrained": {"learning_rate": 0.02, "batch_size": 32, "freeze": "early"},
+}
 _STUDENTS = ("resnet20", "resnet8x2")
 
 
@@ -176,7 +181,7 @@ def optimize(
             of_task, epochs=original.epochs or _MOST_EPOCHS, augmentation=original.augmentation, mixed_precision=precision
         )
         if not of_task:
-            recovery = replace(recovery, learning_rate=_RECOVERY_RATE["pretrained" if job.pretrained else "scratch"])
+            recovery = replace(recovery, **_RECOVERY["pretrained" if job.pretrained else "scratch"])
         journal = Journal(process)
         journal.planned["training the original"] = spare
         usual_students = _STUDENTS if not job.pretrained and not of_task else ()

@@ -19,7 +19,7 @@ from planish.artifact import Artifact, Step
 from planish.compression.calibration import calibration_batches
 from planish.compression.graph.residual_blocks import find_blocks
 from planish.compression.graph.submodules import replace_submodule
-from planish.compression.reconstruction.reconstruction import can_fit, reconstruct
+from planish.compression.reconstruction.reconstruction import FIT_IMAGES, can_fit, reconstruct
 from planish.errors import TechniqueError
 from planish.evaluation.size import macs
 from planish.progress import Stage
@@ -93,7 +93,7 @@ class BlockPruning:
             fitted = copy.deepcopy(pruned).cpu().eval()
             is_dense = artifact.facts["weights"] == "dense"  # fitted weights are dense
             outputs = {name: torch.arange(len(layer.weight)) for name, layer in fitted.named_modules() if is_dense and can_fit(layer)}
-            reconstruct(module, fitted, outputs, batches)
+            reconstruct(module, fitted, outputs, calibration_batches(artifact, task, FIT_IMAGES))
             pruned.load_state_dict(fitted.state_dict())
         before, after = (macs(m, artifact.input_spec).value for m in (artifact.module, pruned))
         notes = f"{len(removed)} of {len(blocks)} blocks: {', '.join(structure['removed'])}; MACs {before:,.0f} → {after:,.0f}"

@@ -19,7 +19,7 @@ from planish.compression.calibration import calibration_batches
 from planish.compression.graph import structure as structures
 from planish.compression.graph.structure import ChannelGraph, Group
 from planish.compression.pruning.importance import Importance, unit_scores
-from planish.compression.reconstruction.reconstruction import can_fit, reconstruct
+from planish.compression.reconstruction.reconstruction import FIT_IMAGES, can_fit, reconstruct
 from planish.errors import TechniqueError
 from planish.evaluation.size import macs
 from planish.progress import note
@@ -99,7 +99,8 @@ class ChannelPruning:
         structure = structures.structure_of(module, pruned, graph, units)
         if self.recalibrate and units and len(task.split("calibration")) > 1:
             sparse = artifact.facts["weights"] == "sparse"  # fitted weights are dense
-            reconstruct(module, pruned, {} if sparse else left_outputs(module, graph, units), batches)
+            outputs = {} if sparse else left_outputs(module, graph, units)
+            reconstruct(module, pruned, outputs, calibration_batches(artifact, task, FIT_IMAGES))
         pruned.to(device)
         notes = (
             f"parameters {_count(module):,} → {_count(pruned):,}, MACs {macs(module, spec).value:,.0f} → {macs(pruned, spec).value:,.0f}"

@@ -28,6 +28,8 @@ from planish.models.batch_norm import reestimate_batch_norm
 from planish.models.storage import fingerprint
 from planish.progress import Stage
 
+FIT_IMAGES = 512  # maximum number of images to fit by; the fit of a strong cut still gains from more
+
 _POSITIONS = 64  # positions sampled per image and layer; neighbouring positions are nearly the same
 _PARTS = 32  # groups of layers that are fitted one after the other; fitting layer by layer is hardly better
 _PASSES = 3  # forward passes of both networks for all groups together, since each runs on from the one before

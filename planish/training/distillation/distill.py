@@ -22,6 +22,7 @@ from planish.training.ensembles import Ensemble
 from planish.training.fit import FitRun, Teacher, fit
 from planish.training.recipe import load_recipe
 from planish.training.resizing import Resized, resized
+from planish.training.schedules.freezing import Freeze
 from planish.training.settings import FitSettings, MixedPrecision
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ class Distill:
         augmentation: a strength, or operations with their strengths: ``{"rotate": 15, "noise": 10}``.
         flip: whether augmentation includes horizontal flips; False for digits, letters, arrows.
         weight_decay: weight decay.
+        freeze, start_scale: see ``FitSettings``.
         max_seconds: time limit to which the schedule is shortened; None for no limit.
         mixed_precision: see ``FitSettings``.
         seed: seed of shuffling and augmentation.
@@ -77,6 +79,8 @@ class Distill:
     augmentation: Augmentation = "light"
     flip: bool = True
     weight_decay: float = Field(default=1e-4, ge=0)
+    freeze: Freeze = "none"
+    start_scale: float = Field(default=1.0, gt=0, le=1)
     max_seconds: float | None = Field(default=None, gt=0)
     mixed_precision: MixedPrecision = "auto"
     seed: int = 0
@@ -101,6 +105,8 @@ class Distill:
             ema_decay=_EMA_DECAY,
             augmentation=self.augmentation,
             flip=self.flip,
+            freeze=self.freeze,
+            start_scale=self.start_scale,
             mixed_precision=self.mixed_precision,
             seed=self.seed,
         )
