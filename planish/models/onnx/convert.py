@@ -56,8 +56,13 @@ class _Missing:
     causes: tuple[tuple[str, str], ...]
 
 
-def convert_file(file: Path, *, size: tuple[int, int] | None = None) -> Converted:
+def convert_file(file: Path, *, size: tuple[int, int] | None = None, outputs: Sequence[str] = ()) -> Converted:
     """Read an ONNX file and convert it; see ``convert``.
+
+    Args:
+        file: the file.
+        size: height and width in pixels, where the file leaves them free.
+        outputs: names of the wanted outputs; all by default.
 
     Raises:
         ModelError: the file cannot be read or converted.
@@ -67,7 +72,7 @@ def convert_file(file: Path, *, size: tuple[int, int] | None = None) -> Converte
         model = onnx.load(str(file))
     except Exception as error:  # protobuf's own exceptions, and those of reading weights from other files
         raise ModelError(f"{file} cannot be read: {first_line(error)}", "it is an ONNX file, its weights in it or beside it") from error
-    return convert(model, name=file.name, size=size)
+    return convert(model, name=file.name, size=size, outputs=outputs)
 
 
 def convert(

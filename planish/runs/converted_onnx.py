@@ -1,0 +1,59 @@
+"""External ONNX classifiers as networks: what trains and changes layers then applies to them too."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from planish.artifact import Artifact, Lineage, Source
+from planish.errors import ModelError, PlanishError
+from planish.evaluation.torch_predictor import TorchPredictor
+from planish.export.onnx.external import metadata_of
+from planish.export.runtimes.registry import load
+from planish.files.trust import file_sha256
+from planish.models.onnx.classifier import classifier_from_file
+from planish.training.prepare import Job
+
+_TOLERANCE = 1e-3  # of the largest logit: float32 is summed in another order
+_COMPARED_IMAGES = 16
+
+
+def converted_job(job: Job, file: Path) -> Job:
+    """The job with the file as a network, whose logits are those of the file in ONNX Runtime on calibration images.
+
+    Args:
+        job: from ``external_onnx.file_job``.
+        file: the ONNX file.
+
+    Raises:
+        ModelError: the file cannot be converted, or the network returns other logits.
+    """
+    if "planish.input_spec" in metadata_of(file):
+        raise ModelError(f"{file.name} was written by Planish", "its network is the saved model that it was exported from", "give that")
+    given = job.artifact
+    split = job.data.splits["calibration"].images(given.input_spec, given.preprocessing)
+    rows = np.unique(np.linspace(0, len(split) - 1, min(_COMPARED_IMAGES, len(split))).astype(int))
+    images = np.ascontiguousarray(split[rows])
+    expected = load(given.files, "onnxruntime")(images)["logits"]
+    reasons = []
+    for output in [value.name for value in onnx.load(str(file), load_external_data=False).graph.output]:
+        source = Source(
+            f"{file.resolve().as_posix()}:{output}", len(given.class_names), given.input_spec.channels, sha256=file_sha256(file)
+        )
+        try:
+            module = classifier_from_file(file, output, source, given.input_spec.height)
+            found = TorchPredictor(module, given.preprocessing)(images)["logits"]
+        except PlanishError as error:
+            reasons.append(str(error))
+            continue
+        except RuntimeError as error:  # torch, on images of a size that the file takes only in ONNX Runtime
+            reasons.append(f"the network does not run: {error}")
+            continue
+        if np.abs(found - expected).max() <= _TOLERANCE * np.abs(expected).max():
+            artifact = Artifact("torch", given.input_spec, given.preprocessing, given.class_names, Lineage(source), module=module)
+            return replace(job, artifact=artifact, normalisation_known=True)
+        reasons.append(f"the network of {file.name} returns other values than ONNX Runtime for its output {output}")
+    raise ModelError(reasons[0])

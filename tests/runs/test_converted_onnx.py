@@ -1,0 +1,85 @@
+"""External ONNX classifiers as networks in a run: equal to the file, saved and rebuilt, or left as files with the reason."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from cli_runner import invoke
+from onnx import helper
+from torch import nn
+
+from planish.errors import ModelError
+from planish.evaluation.torch_predictor import TorchPredictor
+from planish.export.runtimes.registry import load
+from planish.models import load_artifact, save_artifact
+from planish.runs.converted_onnx import converted_job
+from planish.runs.external_onnx import file_job
+from planish.settings import ModelSettings
+from planish.testing import write_shapes
+
+SIDE = 16
+
+
+@pytest.fixture(scope="module")
+def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_shapes(tmp_path_factory.mktemp("photos") / "shapes", per_class=10, size=SIDE, channels=3)
+
+
+def exported(file: Path, *ends: nn.Module, batch: int | None = None) -> Path:
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Conv2d(3, 16, 3, 2, 1), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 32, 3, 2, 1), nn.BatchNorm2d(32), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 3), *ends,
+    )  # fmt: skip
+    axes = {"x": {0: "N"}, "y": {0: "N"}} if batch is None else None
+    images = torch.randn(batch or 2, 3, SIDE, SIDE)
+    torch.onnx.export(
+        network.eval(), (images,), str(file), dynamo=False, dynamic_axes=axes, input_names=["x"], output_names=["y"], opset_version=17
+    )
+    return file
+
+
+@pytest.mark.parametrize("ends", [(), (nn.Softmax(1),), (nn.Sigmoid(),)])
+@pytest.mark.parametrize("batch", [None, 1])
+def test_logits_are_those_of_the_file(shapes: Path, tmp_path: Path, ends: tuple[nn.Module, ...], batch: int | None) -> None:
+    file = exported(tmp_path / "net.onnx", *ends, batch=batch)
+    given = file_job(shapes, ModelSettings(str(file)))
+    artifact = converted_job(given, file).artifact
+    images = np.ascontiguousarray(given.task.split("validation").images(artifact.input_spec, artifact.preprocessing))
+    found = TorchPredictor(artifact.module, artifact.preprocessing)(images)["logits"]
+    expected = load(given.artifact.files, "onnxruntime")(images)["logits"]
+    np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max())
+    assert artifact.format == "torch"
+
+
+def test_saved_and_rebuilt_from_the_file(shapes: Path, tmp_path: Path) -> None:
+    file = exported(tmp_path / "net.onnx", nn.Softmax(1))
+    artifact = converted_job(file_job(shapes, ModelSettings(str(file))), file).artifact
+    with torch.no_grad():
+        next(artifact.module.parameters()).add_(1)
+    save_artifact(artifact, tmp_path / "saved")
+    images = torch.rand(2, 3, SIDE, SIDE)
+    torch.testing.assert_close(load_artifact(tmp_path / "saved").module(images), artifact.module(images))
+    exported(file, nn.Sigmoid())
+    with pytest.raises(ModelError, match=r"net\.onnx has changed"):
+        load_artifact(tmp_path / "saved")
+
+
+def test_a_file_that_stays_a_file_keeps_its_reason(shapes: Path, tmp_path: Path) -> None:
+    file = exported(tmp_path / "net.onnx")
+    model = onnx.load(str(file))
+    model.graph.node.append(helper.make_node("CumSum", ["y", "axis"], ["sums"], "sums"))
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array(1), "axis"))
+    model.graph.output[0].name = "sums"
+    onnx.save(model, str(file))
+    job = file_job(shapes, ModelSettings(str(file)))
+    with pytest.raises(ModelError, match=r"operator CumSum \(node sums; output sums\)"):
+        converted_job(job, file)
+    said = invoke(["optimize", str(shapes), "--model", str(file), "--epochs", "3", "--out", str(tmp_path / "run")])
+    assert said.exit_code == 2
+    assert "CumSum" in said.output
+    assert "cannot be trained" in said.output
