@@ -15,10 +15,43 @@ from planish.export.onnx.external import metadata_of
 from planish.export.runtimes.registry import load
 from planish.files.trust import file_sha256
 from planish.models.onnx.classifier import classifier_from_file
-from planish.training.prepare import Job
+from planish.runs.external_onnx import file_job, refuse_training
+from planish.settings import ModelSettings
+from planish.split_assignment import SplitAssignment
+from planish.training.prepare import Job, prepare_job
 
 _TOLERANCE = 1e-3  # of the largest logit: float32 is summed in another order
 _COMPARED_IMAGES = 16
+
+
+def is_external_onnx(name: str) -> bool:
+    """Whether a name is the path of an ONNX file that Planish did not write.
+
+    Raises:
+        ModelError: it has the name of an ONNX file and is none.
+    """
+    return Path(name).suffix == ".onnx" and Path(name).is_file() and "planish.input_spec" not in metadata_of(Path(name))
+
+
+def network_job(
+    data: str | Path, settings: ModelSettings, *, skip_bad: bool = False, seed: int = 0, assignment: SplitAssignment | None = None
+) -> Job:
+    """Load the images, and a network by its name or from an ONNX file.
+
+    Args:
+        data: a folder, a manifest, or a built-in name.
+        settings: the network or file, and its input; see ``training.prepare.prepare_job`` and ``external_onnx.file_job``.
+        skip_bad: skip broken images instead of raising an error.
+        seed: seed of the split.
+        assignment: splits of the images to reuse.
+
+    Raises:
+        PlanishError: the images or the network cannot be used, or the file cannot be converted.
+    """
+    if not is_external_onnx(settings.name):
+        return prepare_job(data, settings, skip_bad=skip_bad, seed=seed, assignment=assignment)
+    refuse_training(settings.name, weights=settings.weights)
+    return converted_job(file_job(data, settings, skip_bad=skip_bad, seed=seed, assignment=assignment), Path(settings.name))
 
 
 def converted_job(job: Job, file: Path) -> Job:

@@ -83,3 +83,18 @@ def test_a_file_that_stays_a_file_keeps_its_reason(shapes: Path, tmp_path: Path)
     assert said.exit_code == 2
     assert "CumSum" in said.output
     assert "cannot be trained" in said.output
+
+
+def test_a_plan_is_applied_to_a_file(shapes: Path, tmp_path: Path) -> None:
+    file, plan = exported(tmp_path / "net.onnx"), tmp_path / "plan.yaml"
+    plan.write_text("- {name: channel_pruning, pruning_ratio: 0.5}\n- {name: distill, epochs: 1}\n", encoding="utf-8")
+    done = invoke(
+        ["compress", str(file), str(shapes), "--plan", str(plan), "--mean", "0.5", "--std", "0.25", "--out", str(tmp_path / "out")]
+    )
+    assert done.exit_code == 0, done.output
+    small = load_artifact(tmp_path / "out")
+    assert [m.out_channels for m in small.module.modules() if isinstance(m, nn.Conv2d)] == [8, 16]
+    assert small.preprocessing.mean == (0.5,) * 3
+    done = invoke(["compress", str(file), str(shapes), "--plan", str(plan), "--weights", str(file), "--out", str(tmp_path / "other")])
+    assert done.exit_code == 2
+    assert "--weights" in done.output
