@@ -9,7 +9,7 @@ import onnx
 import pytest
 import torch
 from cli_runner import invoke
-from onnx import helper
+from onnx import TensorProto, helper
 from torch import nn
 
 from planish.errors import ModelError
@@ -54,6 +54,51 @@ def test_logits_are_those_of_the_file(shapes: Path, tmp_path: Path, ends: tuple[
     expected = load(given.artifact.files, "onnxruntime")(images)["logits"]
     np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max())
     assert artifact.format == "torch"
+
+
+def channels_last(file: Path) -> Path:
+    """The same network for images (N, H, W, C)."""
+    model = onnx.load(str(exported(file)))
+    taken = model.graph.input[0]
+    nodes = [helper.make_node("Transpose", ["images"], [taken.name], perm=[0, 3, 1, 2]), *model.graph.node]
+    del model.graph.node[:], model.graph.input[:]
+    model.graph.node.extend(nodes)
+    model.graph.input.append(helper.make_tensor_value_info("images", TensorProto.FLOAT, ["N", SIDE, SIDE, 3]))
+    onnx.save(model, str(file))
+    return file
+
+
+def test_a_file_with_the_channels_last(shapes: Path, tmp_path: Path) -> None:
+    first, last = exported(tmp_path / "first.onnx"), channels_last(tmp_path / "last.onnx")
+    jobs = [file_job(shapes, ModelSettings(str(file))) for file in (first, last)]
+    artifact = converted_job(jobs[1], last).artifact
+    images = np.ascontiguousarray(jobs[0].task.split("validation").images(artifact.input_spec, artifact.preprocessing))
+    expected = load(jobs[0].artifact.files, "onnxruntime")(images)["logits"]
+    for found in (load(jobs[1].artifact.files, "onnxruntime")(images), TorchPredictor(artifact.module, artifact.preprocessing)(images)):
+        np.testing.assert_allclose(found["logits"], expected, atol=1e-4 * np.abs(expected).max())
+    assert (artifact.input_spec.channels, artifact.input_spec.height) == (3, SIDE)
+
+
+def test_an_experiment_starts_from_the_file(shapes: Path, tmp_path: Path) -> None:
+    file, out = exported(tmp_path / "net.onnx"), tmp_path / "experiment"
+    done = invoke(
+        [
+            "experiment",
+            str(shapes),
+            "--model",
+            str(file),
+            "--vary",
+            "label_smoothing=0,0.1",
+            "--seeds",
+            "1",
+            "--epochs",
+            "1",
+            "--out",
+            str(out),
+        ]
+    )
+    assert done.exit_code == 0, done.output
+    assert "refused" not in done.output
 
 
 def test_saved_and_rebuilt_from_the_file(shapes: Path, tmp_path: Path) -> None:

@@ -185,7 +185,7 @@ def written(file: Path, shape: list[Any], kind: int = TensorProto.FLOAT, outputs
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"shape": ["N", 8, 8, 3]}, "inputs-as-nchw"),
+        ({"shape": ["N", 8, 8, 4]}, r"\(N, C, H, W\) or \(N, H, W, C\)"),
         ({"shape": ["N", 3, 8, 8], "kind": TensorProto.INT32}, "int32"),
         ({"shape": ["N", 3, 8]}, "float tensor of images"),
         ({"shape": ["N", 3, 8, 8], "outputs": 4}, "the data has 3 classes"),
