@@ -243,7 +243,7 @@ def test_from_a_file_to_a_bundle(shapes: Path, tmp_path: Path) -> None:
     result = Result.load(run / "result.json")
     assert any("is a network of torch layers with the same outputs" in text for text in result.notes)
     assert any("change it with --mean, --std, --resize" in text for text in result.notes)
-    assert set(result.baselines) == {"onnxruntime", "openvino"}
+    assert {"onnxruntime", "openvino"} <= set(result.baselines)  # and OpenVINO's default precision, where that is another
     plans = json.dumps([candidate.plan for candidate in result.candidates])
     assert "pruning" in plans
     assert "distill" in plans

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import sympy
 
-from planish.models.onnx.values import Array, UnsupportedError, as_sizes, has_symbols, without_symbols
+from planish.models.onnx.values import BATCHES, Array, BatchArray, UnsupportedError, as_sizes, has_symbols, values_at, without_symbols
 
 _FLOATS = (np.float16, np.float64)
 
 
-def fold(node: Any, inputs: Sequence[Array | None], opsets: Sequence[Any]) -> list[Array]:
+def fold(node: Any, inputs: Sequence[Array | BatchArray | None], opsets: Sequence[Any]) -> list[Array] | list[Array | BatchArray]:
     """The outputs of a node.
 
     Args:
@@ -22,10 +22,20 @@ def fold(node: Any, inputs: Sequence[Array | None], opsets: Sequence[Any]) -> li
         opsets: ``opset_import`` of the model.
 
     Raises:
-        UnsupportedError: the operator cannot be evaluated, or not on sizes that depend on the batch size.
+        UnsupportedError: the operator cannot be evaluated.
     """
-    if any(has_symbols(value) for value in inputs):
-        return _fold_symbols(node, inputs)
+    arrays = [value for value in inputs if not isinstance(value, BatchArray)]
+    if len(arrays) == len(inputs) and not any(map(has_symbols, arrays)):
+        return _evaluated(node, arrays, opsets)
+    if len(arrays) == len(inputs) and node.op_type in _RULES:
+        return _fold_symbols(node, arrays)
+    found = [
+        _evaluated(node, [None if value is None else values_at(value, place) for value in inputs], opsets) for place in range(len(BATCHES))
+    ]
+    return [parts[0] if np.array_equal(parts[0], parts[1]) else BatchArray(parts) for parts in zip(*found, strict=True)]
+
+
+def _evaluated(node: Any, inputs: Sequence[Array | None], opsets: Sequence[Any]) -> list[Array]:
     import onnx
     from onnx.reference import ReferenceEvaluator
 
@@ -58,10 +68,7 @@ def _fold_symbols(node: Any, inputs: Sequence[Array | None]) -> list[Array]:
     from onnx.helper import get_attribute_value
 
     options = {a.name: get_attribute_value(a) for a in node.attribute}
-    rule = _RULES.get(node.op_type)
-    if rule is None:
-        raise UnsupportedError(f"the operator {node.op_type} on sizes that depend on the batch size")
-    found = rule(options, *inputs)
+    found = _RULES[node.op_type](options, *inputs)
     return [_objects(part) for part in (found if isinstance(found, list) else [found])]
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from planish.models.onnx.builder import Builder
-from planish.models.onnx.values import Array, GraphTensor, UnsupportedError, Value
+from planish.models.onnx.values import Array, BatchArray, GraphTensor, UnsupportedError, Value
 
 _DOMAINS = ("", "ai.onnx", "com.microsoft")
 _REQUIRED = object()
@@ -52,6 +52,8 @@ class NodeCall:
         value = self.given(index)
         if value is None:
             raise UnsupportedError(f"{self.op_type} without its input {index}")
+        if isinstance(value, BatchArray):
+            raise UnsupportedError(f"{self.op_type} of values that depend on the batch size")
         return value if isinstance(value, GraphTensor) else self.builder.constant(value)
 
     def plain(self, index: int = 0) -> GraphTensor:
@@ -68,7 +70,7 @@ class NodeCall:
     def optional(self, index: int) -> Array | None:
         """A constant input that may be absent."""
         value = self.given(index)
-        if isinstance(value, GraphTensor):
+        if isinstance(value, (GraphTensor, BatchArray)):
             raise UnsupportedError(f"{self.op_type} whose input {index} is computed from the images")
         return value
 

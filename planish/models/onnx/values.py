@@ -67,7 +67,23 @@ class GraphTensor:
         return self.order[axis % self.ndim]
 
 
-Value = GraphTensor | Array | None  # None: an optional input that is not given
+@dataclass(frozen=True)
+class BatchArray:
+    """A constant whose shape or values depend on the batch size in a way that sizes cannot express: indices of each image, for example.
+
+    Args:
+        examples: its values at each of ``BATCHES``.
+    """
+
+    examples: tuple[Array, ...]
+
+    @property
+    def shape(self) -> tuple[Size, ...]:
+        """The shape; sizes that depend on the batch size are expressions in ``N``."""
+        return tuple(_size((a, b)) for a, b in zip(*(example.shape for example in self.examples), strict=True))
+
+
+Value = GraphTensor | BatchArray | Array | None  # None: an optional input that is not given
 
 
 def as_sizes(sizes: Sequence[Size]) -> Array:
@@ -82,6 +98,13 @@ def as_sizes(sizes: Sequence[Size]) -> Array:
 def at(size: Size, batch: int) -> int:
     """The value of a size at a batch size."""
     return int(size.subs(N, batch)) if isinstance(size, sympy.Basic) else int(size)
+
+
+def values_at(value: Array | BatchArray, place: int) -> Array:
+    """The values of a constant at one of ``BATCHES``."""
+    if isinstance(value, BatchArray):
+        return value.examples[place]
+    return np.vectorize(lambda size: at(size, BATCHES[place]), otypes=[np.int64])(value) if value.dtype == object else value
 
 
 def without_symbols(values: Array) -> Array:

@@ -15,9 +15,9 @@ from torch.nn import functional
 from planish.models.onnx.builder import in_order_of
 from planish.models.onnx.operators.arithmetic import aligned
 from planish.models.onnx.operators.reductions import reduced
-from planish.models.onnx.operators.shapes import expanded_to_batch
+from planish.models.onnx.operators.shapes import expanded_to_batch, reshaped
 from planish.models.onnx.registry import NodeCall, operator
-from planish.models.onnx.values import GraphTensor, UnsupportedError, Value
+from planish.models.onnx.values import BATCHES, BatchArray, GraphTensor, N, UnsupportedError, Value, at
 
 _ALL = 2**31 - 1  # from here on, an end means the end of the axis
 _PAD_MODES = {"constant": "constant", "reflect": "reflect", "edge": "replicate", "wrap": "circular"}
@@ -81,7 +81,10 @@ def concat(call: NodeCall) -> GraphTensor:
 @operator("Gather")
 def gather(call: NodeCall) -> GraphTensor:
     """Elements at constant indices along an axis."""
-    x, indices = call.tensor(), call.constant(1).astype(np.int64)
+    x, given = call.tensor(), call.given(1)
+    if (whole := _all_in_order(call, x, given)) is not None:
+        return reshaped(call, x, whole)
+    indices = call.constant(1).astype(np.int64)
     onnx_axis = call.attribute("axis", 0) % x.ndim
     axis, length = x.axis(onnx_axis), x.shape[onnx_axis]
     if isinstance(length, sympy.Basic):
@@ -115,6 +118,23 @@ def pad(call: NodeCall) -> GraphTensor:
         wanted = wanted[:-2]
     more = (float(np.asarray(value).reshape(())),) if mode == "constant" else ()
     return in_order_of(call.builder.call(functional.pad, x, wanted, _PAD_MODES[mode], *more), x.order)
+
+
+def _all_in_order(call: NodeCall, x: GraphTensor, indices: Value) -> list[Any] | None:
+    """The shape of indices that name all elements of a tensor with one axis in order, as exporters write a reshape; else None."""
+    if x.ndim != 1 or not isinstance(indices, (np.ndarray, BatchArray)):
+        return None
+    (length,) = x.shape
+    if isinstance(indices, BatchArray):
+        examples = zip(indices.examples, BATCHES, strict=True)
+        return list(indices.shape) if all(_is_range(part, at(length, batch)) for part, batch in examples) else None
+    if call.batch is None or not indices.ndim or len(indices) != call.batch or not _is_range(indices, at(length, call.batch)):
+        return None
+    return [N, *indices.shape[1:]]
+
+
+def _is_range(indices: Any, length: int) -> bool:
+    return np.array_equal(np.asarray(indices).reshape(-1), np.arange(length))
 
 
 def _sliced(call: NodeCall, x: GraphTensor, axis: int, limits: tuple[Any, Any, int]) -> GraphTensor:
