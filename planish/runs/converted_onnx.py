@@ -9,12 +9,14 @@ import numpy as np
 import onnx
 
 from planish.artifact import Artifact, Lineage, Source
+from planish.compression.calibration import calibration_batches
 from planish.errors import ModelError, PlanishError
 from planish.evaluation.torch_predictor import TorchPredictor
 from planish.export.onnx.external import metadata_of
 from planish.export.runtimes.registry import load
 from planish.files.trust import file_sha256
 from planish.models.onnx.classifier import classifier_from_file
+from planish.models.onnx.unfolding import fit_batch_norm
 from planish.runs.external_onnx import file_job, refuse_training
 from planish.settings import ModelSettings
 from planish.split_assignment import SplitAssignment
@@ -78,6 +80,8 @@ def converted_job(job: Job, file: Path) -> Job:
         )
         try:
             module = classifier_from_file(file, output, source, given.input_spec.height)
+            artifact = Artifact("torch", given.input_spec, given.preprocessing, given.class_names, Lineage(source), module=module)
+            fit_batch_norm(module, (batch for batch, _ in calibration_batches(artifact, job.task)()))
             found = TorchPredictor(module, given.preprocessing)(images)["logits"]
         except PlanishError as error:
             reasons.append(str(error))
@@ -86,7 +90,6 @@ def converted_job(job: Job, file: Path) -> Job:
             reasons.append(f"the network does not run: {error}")
             continue
         if np.abs(found - expected).max() <= _TOLERANCE * np.abs(expected).max():
-            artifact = Artifact("torch", given.input_spec, given.preprocessing, given.class_names, Lineage(source), module=module)
             return replace(job, artifact=artifact, normalisation_known=True)
         reasons.append(f"the network of {file.name} returns other values than ONNX Runtime for its output {output}")
     raise ModelError(reasons[0])

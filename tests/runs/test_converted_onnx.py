@@ -56,6 +56,24 @@ def test_logits_are_those_of_the_file(shapes: Path, tmp_path: Path, ends: tuple[
     assert artifact.format == "torch"
 
 
+def test_folded_batch_norm_is_put_back_with_the_statistics_of_images(shapes: Path, tmp_path: Path) -> None:
+    file = exported(tmp_path / "net.onnx")
+    assert not any(node.op_type == "BatchNormalization" for node in onnx.load(str(file)).graph.node)
+    given = file_job(shapes, ModelSettings(str(file)))
+    module = converted_job(given, file).artifact.module
+    assert [norm.num_features for norm in module.modules() if isinstance(norm, nn.BatchNorm2d)] == [16, 32]
+    assert all(conv.bias is None for conv in module.modules() if isinstance(conv, nn.Conv2d))
+    maps = []
+    first = next(layer for layer in module.modules() if isinstance(layer, nn.BatchNorm2d))
+    first.register_forward_hook(lambda norm, inputs, _: maps.append(inputs[0]))
+    TorchPredictor(module, given.artifact.preprocessing)(
+        np.ascontiguousarray(given.task.split("calibration").images(given.artifact.input_spec, given.artifact.preprocessing))
+    )
+    seen = torch.cat(maps)
+    torch.testing.assert_close(first.running_mean, seen.mean((0, 2, 3)), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(first.running_var, seen.var((0, 2, 3), correction=0), rtol=1e-3, atol=1e-3)
+
+
 def channels_last(file: Path) -> Path:
     """The same network for images (N, H, W, C)."""
     model = onnx.load(str(exported(file)))

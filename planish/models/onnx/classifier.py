@@ -11,12 +11,13 @@ from planish.artifact import Source
 from planish.errors import ModelError
 from planish.files.trust import file_sha256
 from planish.models.onnx.convert import convert_file
+from planish.models.onnx.unfolding import unfold_batch_norm
 
 _KEEP_NUMBERS = (torch.flatten, torch.unflatten, torch.squeeze, torch.unsqueeze, torch.reshape, torch.permute)
 
 
 def classifier_from_file(file: Path, output: str, source: Source, image_size: int) -> fx.GraphModule:
-    """Convert a classifier; a softmax or sigmoid at its end is left out.
+    """Convert a classifier; a softmax or sigmoid at its end is left out, and batch norm that was folded away is put back.
 
     Args:
         file: the ONNX file.
@@ -36,8 +37,10 @@ def classifier_from_file(file: Path, output: str, source: Source, image_size: in
         )
     converted = convert_file(file, size=(image_size, image_size), outputs=(output,))
     module = _with_logits(converted.module)
+    example = torch.zeros(2, converted.channels, converted.height, converted.width)
+    unfold_batch_norm(module, example)
     with torch.no_grad():
-        found = module(torch.zeros(2, converted.channels, converted.height, converted.width))
+        found = module(example)
     if converted.channels != source.channels or tuple(found.shape) != (2, source.num_classes):
         raise ModelError(
             f"the output {output} of {file} is {tuple(found.shape[1:])} for images of {converted.channels} channels",
