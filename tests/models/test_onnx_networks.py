@@ -33,7 +33,7 @@ SLOW = [
     "vit_b_32", "wide_resnet50_2",
     *(f"timm:{name}" for name in (
         "efficientnet_lite0", "ghostnet_100", "repvgg_a0", "hrnet_w18_small", "res2net50_26w_4s", "resnest14d", "mixnet_s", "regnetz_b16",
-        "fastvit_t8", "mobileone_s0", "dla34", "vovnet39a", "xception41", "convnextv2_atto", "edgenext_xx_small", "mobilevit_xxs",
+        "fastvit_t8", "mobileone_s0", "dla34", "vovnet39a", "xception41", "convnextv2_atto", "mobilevit_xxs",
         "lcnet_050", "rexnet_100", "skresnet18", "repghostnet_050", "starnet_s1", "repvit_m1",
     )),
 ]  # fmt: skip

@@ -144,10 +144,10 @@ _DTYPES = {1: torch.float32, 10: torch.float32, 11: torch.float32, 16: torch.flo
 
 
 def _in_graph(call: NodeCall, operands: Sequence[Any]) -> list[Any]:
-    """The operands with constant arrays in the graph: parameters, unless they only normalise the images."""
+    """The operands with constant arrays in the graph: parameters if they scale or shift channels after a learned layer, else buffers."""
     learned = any(operand.learned for operand in operands if isinstance(operand, GraphTensor))
     return [
-        call.builder.constant(operand, learned=learned and operand.size > 1, name=f"{call.name}_constant")
+        call.builder.constant(operand, learned=learned and sum(size > 1 for size in operand.shape) == 1, name=f"{call.name}_constant")
         if isinstance(operand, np.ndarray)
         else operand
         for operand in operands
