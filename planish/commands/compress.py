@@ -49,7 +49,8 @@ def compress(
     Images keep the splits the model was trained with.
 
     Args:
-        model: Folder of a saved model; or the name of a network together with --weights: FILE.py:factory, timm:NAME, torchvision:NAME.
+        model: Folder of a saved model; or the name of a network together with --weights: FILE.py:factory, timm:NAME, torchvision:NAME;
+            or a classifier's .onnx file.
         data: Dataset: a folder, a manifest, or the name of a built-in one; see `planish optimize --help`.
         plan: YAML or JSON list of techniques: '- {name: channel_pruning, pruning_ratio: 0.5}'.
         out: Output folder.

@@ -68,6 +68,10 @@ def open_with_images(
 
 
 def _is_network(network: ModelSettings) -> bool:
+    from planish.runs.converted_onnx import is_external_onnx
+
+    if is_external_onnx(network.name):
+        return True
     if Path(network.name).exists() or Path(network.name).suffix in (".onnx", ".xml"):
         return False
     return network.weights is not None or ":" in network.name

@@ -21,6 +21,7 @@ from planish.export.steps import steps_from_onnx
 from planish.files.atomic import job_folder, read_result, write_result
 from planish.measurement import Measurement
 from planish.plan import Plan
+from planish.runs.converted_onnx import network_job
 from planish.runs.original import stored_original
 from planish.runs.precision import decided_precision, precision_name
 from planish.runs.record import RunRecord, run_folder
@@ -31,7 +32,6 @@ from planish.task import metric_of
 from planish.tasks import recipe_of
 from planish.training.distillation.distill import recovery_of
 from planish.training.original import original_settings
-from planish.training.prepare import prepare_job
 from planish.training.recipe import recipe_for
 
 _STRICT = ConfigDict(extra="forbid")
@@ -134,7 +134,7 @@ def compare(
         "skip_bad": run.skip_bad, "seed": seed, "metric": model.metric,
     }  # fmt: skip
     with run_folder(folder, settings, run.resume) as record:
-        job = prepare_job(data, model, skip_bad=run.skip_bad, seed=seed)
+        job = network_job(data, model, skip_bad=run.skip_bad, seed=seed)
         store = record.store
         keep_assignment(folder, job.data.assignment)
         precision = decided_precision(store, "auto", lambda: job.artifact)

@@ -183,6 +183,10 @@ def _built(source: Source, module: nn.Module | None = None, image_size: int = WA
         return unwrapped(from_package(source), source.channels, image_size)
     if kind == "":
         return resnet.resnet(name, source.num_classes, source.channels), []
+    if kind.endswith(".onnx"):
+        from planish.models.onnx.classifier import classifier_from_file
+
+        return classifier_from_file(Path(kind), name, source, image_size), []
     if kind not in ("torchvision", "timm"):
         return unwrapped(from_file(Path(kind), name, source), source.channels, image_size)
     built = _torchvision(name, source.num_classes) if kind == "torchvision" else _timm(name, source.num_classes)

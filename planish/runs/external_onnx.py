@@ -29,7 +29,9 @@ _COMPARED_IMAGES = 16
 _QUANTIZED = ("QuantizeLinear", "DequantizeLinear", "QLinearConv", "ConvInteger")
 
 
-def file_job(data: str | Path, settings: ModelSettings, *, skip_bad: bool = False, seed: int = 0) -> Job:
+def file_job(
+    data: str | Path, settings: ModelSettings, *, skip_bad: bool = False, seed: int = 0, assignment: SplitAssignment | None = None
+) -> Job:
     """Load the images, and an ONNX file as an artifact that takes uint8 pixels.
 
     Args:
@@ -38,6 +40,7 @@ def file_job(data: str | Path, settings: ModelSettings, *, skip_bad: bool = Fals
             mean and standard deviation, and images squashed if roughly square, cropped if not.
         skip_bad: skip broken images instead of raising an error.
         seed: seed of the split.
+        assignment: splits of the images to reuse; None for those of the seed, or of the file if Planish wrote it.
 
     Raises:
         ModelError: the file cannot be used, or not for these classes.
@@ -54,7 +57,7 @@ def file_job(data: str | Path, settings: ModelSettings, *, skip_bad: bool = Fals
         if artifact.facts["precision"] != "fp32":
             raise _quantized(file)
         decoding = Decoding(artifact.preprocessing.decode_side, artifact.input_spec.channels)
-        images = _images(data, decoding, skip_bad, seed, opened.assignment, artifact.class_names)
+        images = _images(data, decoding, skip_bad, seed, assignment or opened.assignment, artifact.class_names)
         note(f"{file.name} was written by Planish and says how it is fed, and its classes")
         return _job(artifact, images, settings.metric)
     foreign = read_external(file)
@@ -62,7 +65,7 @@ def file_job(data: str | Path, settings: ModelSettings, *, skip_bad: bool = Fals
         raise _quantized(file)
     known = [side for side in (foreign.height, foreign.width, image_size) if side is not None]
     decode_side = decode_side_for(min(known)) if known else DECODE_SIDE
-    images = _images(data, Decoding(decode_side, foreign.channels), skip_bad, seed)
+    images = _images(data, Decoding(decode_side, foreign.channels), skip_bad, seed, assignment)
     learned = task_for(images.task, images.splits, images.class_names)
     spec = InputSpec(3 if images.channels == 3 else 1, *_size(foreign, image_size, usual_side(images, learned.largest_side), file))
     preprocessing = Preprocessing(

@@ -9,11 +9,12 @@ from planish.data import ImageData
 from planish.errors import GoalError, ModelError
 from planish.models.zoo import factory_file
 from planish.progress import note
+from planish.runs.converted_onnx import is_external_onnx, network_job
 from planish.runs.external_onnx import channel_values
 from planish.runs.open_model import Opened
 from planish.settings import ModelSettings
 from planish.split_assignment import SplitAssignment
-from planish.training.prepare import prepare_job
+from planish.training.prepare import Job, prepare_job
 
 
 def open_network(
@@ -22,7 +23,7 @@ def open_network(
     """Open a network and the images that it was trained for.
 
     Args:
-        network: the network, its weights and its input.
+        network: the network, its weights and its input; or an ONNX file that Planish did not write.
         data: a folder, a manifest, or a built-in name.
         seed: seed of the split.
         skip_bad: skip broken images.
@@ -33,6 +34,8 @@ def open_network(
         GoalError: the normalisation of its images is not known.
     """
     name = network.name
+    if is_external_onnx(name):
+        return _opened(name, network_job(data, network, skip_bad=skip_bad, seed=seed, assignment=assignment))
     if network.weights is None and factory_file(name) is None:
         raise ModelError(
             f"{name} without weights has random values", "only a trained network is compressed or judged", "add --weights FILE"
@@ -63,7 +66,11 @@ def open_network(
         f"input of {name}: {spec.height} x {spec.width} pixels ({how.resize}), changed by --image-size and --resize; "
         f"its outputs are taken to be the classes in this order: {names}"
     )
-    opened = Opened(
-        Path(name), "torch", "torch", (), spec, how, artifact.class_names, job.data.task, artifact, job.data.assignment
-    )  # fmt: skip
-    return opened, job.data
+    return _opened(name, replace(job, artifact=artifact))
+
+
+def _opened(name: str, job: Job) -> tuple[Opened, ImageData]:
+    artifact, images = job.artifact, job.data
+    spec, how = artifact.input_spec, artifact.preprocessing
+    opened = Opened(Path(name), "torch", "torch", (), spec, how, artifact.class_names, images.task, artifact, images.assignment)
+    return opened, images

@@ -20,6 +20,7 @@ from planish.errors import DataError, ModelError, TechniqueError, TrainingError
 from planish.evaluation.evaluate import evaluate
 from planish.evaluation.torch_predictor import TorchPredictor
 from planish.files.atomic import read_arrays, write_arrays
+from planish.runs.converted_onnx import is_external_onnx, network_job
 from planish.runs.store import Store
 from planish.settings import ModelSettings
 from planish.split_assignment import SplitAssignment, assignment_beside, combined, keep_assignment
@@ -163,20 +164,21 @@ class Trainer:
         key = (arm.model, arm.weights, arm.recipe.image_size, arm.recipe.normalisation, seed)
         if key not in self._jobs:
             self._jobs.clear()
-            self._jobs[key] = prepare_job(
-                self._data,
-                ModelSettings(
-                    arm.model,
-                    weights=arm.weights or None,
-                    image_size=arm.recipe.image_size,
-                    task=self._model.task,
-                    metric=self._model.metric,
-                ),
-                normalisation=arm.recipe.normalisation,
-                skip_bad=self._skip_bad,
-                seed=self._seed,
-                weights_seed=seed,
-                assignment=self._assignment,
+            settings = ModelSettings(
+                arm.model, weights=arm.weights or None, image_size=arm.recipe.image_size, task=self._model.task, metric=self._model.metric
+            )
+            self._jobs[key] = (
+                self._from_file(arm, settings)
+                if is_external_onnx(arm.model)
+                else prepare_job(
+                    self._data,
+                    settings,
+                    normalisation=arm.recipe.normalisation,
+                    skip_bad=self._skip_bad,
+                    seed=self._seed,
+                    weights_seed=seed,
+                    assignment=self._assignment,
+                )
             )
             metric = metric_of(self._jobs[key].task)
             if metric.unit != "%":
@@ -185,6 +187,13 @@ class Trainer:
                 )
             keep_assignment(self.folder.parent, self._jobs[key].data.assignment)
         return self._jobs[key]
+
+    def _from_file(self, arm: Arm, settings: ModelSettings) -> Job:
+        if arm.recipe.normalisation != "dataset":
+            raise ModelError(
+                f"normalisation {arm.recipe.normalisation} for {arm.model}", "the weights in a file expect that of their data", "omit it"
+            )
+        return network_job(self._data, settings, skip_bad=self._skip_bad, seed=self._seed, assignment=self._assignment)
 
     def _file(self, arm: Arm, seed: int, split: SplitName) -> Path:
         return self.folder / f"scores-{arm.key(seed)}-{split}.npz"

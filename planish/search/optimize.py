@@ -14,7 +14,7 @@ from torch import nn
 from planish import units
 from planish.data import require_classes
 from planish.devices.machine import cpu_model
-from planish.errors import GoalError
+from planish.errors import GoalError, ModelError
 from planish.evaluation.latency import LatencySettings, process_seconds
 from planish.export import ToOnnx
 from planish.export.runtimes.registry import available, default_precision_runtimes, find
@@ -24,6 +24,7 @@ from planish.goal import DEFAULT_RISK, Goal
 from planish.models.zoo import factory_file
 from planish.plan import Plan
 from planish.progress import note
+from planish.runs.converted_onnx import converted_job
 from planish.runs.external_onnx import file_job, refuse_training
 from planish.runs.original import stored_original
 from planish.runs.precision import decided_precision
@@ -87,7 +88,8 @@ def optimize(
 
     Args:
         data: a folder with a subfolder per class, a CSV or JSON-lines manifest, or a built-in name.
-        model: a network; or a classifier's ``.onnx`` file from any source, for which everything that needs no training is tried.
+        model: a network; or a classifier's ``.onnx`` file from any source, which is converted to a network; where that is not possible,
+            everything that needs no training is tried.
         goal: limits that the deployed model must meet.
         target: where the model is deployed; the runtime ``auto`` stands for any that is installed.
         original: how the original is trained; its augmentation is used in all trainings.
@@ -133,12 +135,17 @@ def optimize(
         if run.resume:
             store = record.store  # fails before the images are read if another process is working on the run
         if is_file:
-            refuse_training(
-                name, weights=model.weights, student=teaching.students, epochs=original.epochs, teachers=teachers > 1,
-                train=train_mode == "always",
-            )  # fmt: skip
+            refuse_training(name, weights=model.weights, teachers=teachers > 1)
             job = file_job(data, model, skip_bad=run.skip_bad, seed=seed)
-            train_mode = "never"
+            try:
+                job = converted_job(job, Path(name))
+                note(f"{Path(name).name} is a network of torch layers with the same outputs: pruning and distillation apply to it")
+            except ModelError as error:
+                note(f"{Path(name).name} stays a file, which is not pruned or trained: {error}")
+                refuse_training(
+                    name, student=teaching.students, epochs=original.epochs, train=train_mode == "always"
+                )  # fmt: skip
+            train_mode = "always" if train_mode == "always" else "never"
         else:
             job = prepare_job(data, model, skip_bad=run.skip_bad, seed=seed)
         _check_teachers(teachers, model.model, train_mode, job)
@@ -175,7 +182,8 @@ def optimize(
         by_default = store.once("default precision", "searching", default_precision_runtimes)
         allowed = (*runtimes[0], *(by_default[name] for name in runtimes[0] if name in by_default))
         defaults = dict.fromkeys((*by_default.values(), *(name for name in allowed if name not in runtimes[1])))
-        fp32 = tuple(RuntimeVariant("fp32", r, is_file) for r in runtimes[1])
+        stays_file = artifact.module is None
+        fp32 = tuple(RuntimeVariant("fp32", r, stays_file) for r in runtimes[1])
         of_task = recipe_for(job.task.recipe, job.artifact.lineage.source.name)
         recovery = recovery_of(
             of_task, epochs=original.epochs or _MOST_EPOCHS, augmentation=original.augmentation, mixed_precision=precision
@@ -195,7 +203,7 @@ def optimize(
             least_seconds=least,
             allowed=allowed,
             fp32=fp32,
-            defaults=tuple(RuntimeVariant("fp32", r, is_file) for r in defaults),
+            defaults=tuple(RuntimeVariant("fp32", r, stays_file) for r in defaults),
             deployment=fp32[0],
             students=usual_students if teaching.students is None else tuple(teaching.students),
             teachers=tuple(str(folder / "work" / name) for name in taught_by),
@@ -206,7 +214,7 @@ def optimize(
         if is_file:
             check_trained_on_classes(search)
         search = deploy(search)
-        if is_file:
+        if stays_file:
             trials = without_training(search)
         else:
             screening = screen(search, _SCREENING_SHARE * search.seconds_left)

@@ -29,7 +29,8 @@ def check_trained_on_classes(search: Search) -> None:
     Raises:
         ModelError: its accuracy is hardly better than guessing.
     """
-    task, outputs = search.runner.task, search.runner.outputs(_ORIGINAL, "onnxruntime", "validation")
+    runtime = "onnxruntime" if search.runner.original.module is None else "torch"
+    task, outputs = search.runner.task, search.runner.outputs(_ORIGINAL, runtime, "validation")
     reached, is_trained = better_than_guessing(task, outputs, task.split("validation").targets)
     metric = metric_of(task)
     if not is_trained:
@@ -49,7 +50,7 @@ def without_training(search: Search) -> tuple[Trial, ...]:
     """
     note(
         "pruning, factorizing, distillation and quantization-aware training are left out: they change or train weights in a PyTorch "
-        "network, and a file holds a graph of operations that cannot be trained; give the network itself to have them tried"
+        "network, and this file is not one; give the network itself to have them tried"
     )
     runner, variant, reference = search.runner, search.deployment, DeployedCandidate(_ORIGINAL, search.fp32[0])
     levels = [(Level(), Plan(Simplify())), *((Level(resolution=scale), Plan(Resolution(scale=scale))) for scale in _SCALES)]

@@ -185,7 +185,7 @@ def written(file: Path, shape: list[Any], kind: int = TensorProto.FLOAT, outputs
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"shape": ["N", 8, 8, 3]}, "inputs-as-nchw"),
+        ({"shape": ["N", 8, 8, 4]}, r"\(N, C, H, W\) or \(N, H, W, C\)"),
         ({"shape": ["N", 3, 8, 8], "kind": TensorProto.INT32}, "int32"),
         ({"shape": ["N", 3, 8]}, "float tensor of images"),
         ({"shape": ["N", 3, 8, 8], "outputs": 4}, "the data has 3 classes"),
@@ -212,7 +212,7 @@ def test_a_file_that_does_not_know_the_classes_is_not_optimized(shapes: Path, tm
     assert said.exit_code == 2
     assert "hardly better than guessing" in said.output
     assert "--mean, --std and --resize" in said.output
-    said = invoke(["optimize", str(shapes), "--model", str(file), "--epochs", "3", "--teachers", "2"])
+    said = invoke(["optimize", str(shapes), "--model", str(file), "--teachers", "2"])
     assert said.exit_code == 2
     assert "cannot be trained" in said.output
 
@@ -241,11 +241,12 @@ def test_from_a_file_to_a_bundle(shapes: Path, tmp_path: Path) -> None:
     done = invoke(["optimize", str(data), "--model", str(file), "--max-drop", "5", "--budget", "2m", "--out", str(run)])
     assert done.exit_code == 0, done.output
     result = Result.load(run / "result.json")
-    assert any("cannot be trained" in text and "distillation" in text for text in result.notes)
+    assert any("is a network of torch layers with the same outputs" in text for text in result.notes)
     assert any("change it with --mean, --std, --resize" in text for text in result.notes)
-    assert set(result.baselines) == {"onnxruntime", "openvino"}
-    assert any("simplified" in candidate.summary for candidate in result.candidates)
-    assert "simplify" in json.dumps([candidate.plan for candidate in result.candidates])
+    assert {"onnxruntime", "openvino"} <= set(result.baselines)  # and OpenVINO's default precision, where that is another
+    plans = json.dumps([candidate.plan for candidate in result.candidates])
+    assert "pruning" in plans
+    assert "distill" in plans
     assert verify(run / "bundle").ok
     assert (run / "report.html").stat().st_size > 10_000
 

@@ -85,7 +85,8 @@ def read_external(file: Path) -> ExternalModel:
     """Read a classifier's file.
 
     Raises:
-        ModelError: it cannot be read, or its input is not one float tensor of images ``(N, C, H, W)``.
+        ModelError: it cannot be read, or its input is not one float tensor of images ``(N, C, H, W)`` or ``(N, H, W, C)``; a transpose is
+            added to the latter.
     """
     import onnx
 
@@ -108,11 +109,30 @@ def read_external(file: Path) -> ExternalModel:
     for dim in kind.shape.dim:
         if dim.HasField("dim_value") and dim.dim_value <= 0:  # as some exporters write what is dynamic
             dim.ClearField("dim_value")
+    if [kind.shape.dim[axis].dim_value in (1, 3) for axis in (1, 3)] == [False, True]:
+        _take_channels_first(model.graph, inputs[0])
+        kind = inputs[0].type.tensor_type
     batch, channels, height, width = (d.dim_value if d.dim_value > 0 else None for d in kind.shape.dim)
     if channels not in (1, 3, None):
-        nhwc = "; for TensorFlow: tf2onnx --inputs-as-nchw" if width in (1, 3) else ""
-        raise ModelError(f"{file} takes {inputs_text}", "images are (N, C, H, W) with C of 1 or 3", f"export it so{nhwc}")
+        raise ModelError(f"{file} takes {inputs_text}", "images are (N, C, H, W) or (N, H, W, C), with C of 1 or 3", "export it so")
     return ExternalModel(file, model, batch, channels, height, width)
+
+
+def _take_channels_first(graph: Any, taken: Any) -> None:
+    """Let a graph of images (N, H, W, C), as exported from Keras, take (N, C, H, W); changes ``graph`` and its input ``taken`` in place."""
+    from onnx import helper
+
+    inner = f"{taken.name}_channels_last"
+    for node in graph.node:
+        node.input[:] = [inner if name == taken.name else name for name in node.input]
+    transpose = helper.make_node("Transpose", [taken.name], [inner], inner, perm=[0, 2, 3, 1])
+    nodes = [transpose, *graph.node]
+    del graph.node[:]
+    graph.node.extend(nodes)
+    sides = list(taken.type.tensor_type.shape.dim)
+    dims = [type(side).FromString(side.SerializeToString()) for side in sides]
+    for side, axis in zip(sides, (0, 3, 1, 2), strict=True):
+        side.CopyFrom(dims[axis])
 
 
 def _require_text(model: Any, file: Path) -> None:

@@ -1,0 +1,163 @@
+"""External ONNX classifiers as networks in a run: equal to the file, saved and rebuilt, or left as files with the reason."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from cli_runner import invoke
+from onnx import TensorProto, helper
+from torch import nn
+
+from planish.errors import ModelError
+from planish.evaluation.torch_predictor import TorchPredictor
+from planish.export.runtimes.registry import load
+from planish.models import load_artifact, save_artifact
+from planish.runs.converted_onnx import converted_job
+from planish.runs.external_onnx import file_job
+from planish.settings import ModelSettings
+from planish.testing import write_shapes
+
+SIDE = 16
+
+
+@pytest.fixture(scope="module")
+def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_shapes(tmp_path_factory.mktemp("photos") / "shapes", per_class=10, size=SIDE, channels=3)
+
+
+def exported(file: Path, *ends: nn.Module, batch: int | None = None) -> Path:
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Conv2d(3, 16, 3, 2, 1), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 32, 3, 2, 1), nn.BatchNorm2d(32), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 3), *ends,
+    )  # fmt: skip
+    axes = {"x": {0: "N"}, "y": {0: "N"}} if batch is None else None
+    images = torch.randn(batch or 2, 3, SIDE, SIDE)
+    torch.onnx.export(
+        network.eval(), (images,), str(file), dynamo=False, dynamic_axes=axes, input_names=["x"], output_names=["y"], opset_version=17
+    )
+    return file
+
+
+@pytest.mark.parametrize("ends", [(), (nn.Softmax(1),), (nn.Sigmoid(),)])
+@pytest.mark.parametrize("batch", [None, 1])
+def test_logits_are_those_of_the_file(shapes: Path, tmp_path: Path, ends: tuple[nn.Module, ...], batch: int | None) -> None:
+    file = exported(tmp_path / "net.onnx", *ends, batch=batch)
+    given = file_job(shapes, ModelSettings(str(file)))
+    artifact = converted_job(given, file).artifact
+    images = np.ascontiguousarray(given.task.split("validation").images(artifact.input_spec, artifact.preprocessing))
+    found = TorchPredictor(artifact.module, artifact.preprocessing)(images)["logits"]
+    expected = load(given.artifact.files, "onnxruntime")(images)["logits"]
+    np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max())
+    assert artifact.format == "torch"
+
+
+def test_folded_batch_norm_is_put_back_with_the_statistics_of_images(shapes: Path, tmp_path: Path) -> None:
+    file = exported(tmp_path / "net.onnx")
+    assert not any(node.op_type == "BatchNormalization" for node in onnx.load(str(file)).graph.node)
+    given = file_job(shapes, ModelSettings(str(file)))
+    module = converted_job(given, file).artifact.module
+    assert [norm.num_features for norm in module.modules() if isinstance(norm, nn.BatchNorm2d)] == [16, 32]
+    assert all(conv.bias is None for conv in module.modules() if isinstance(conv, nn.Conv2d))
+    maps = []
+    first = next(layer for layer in module.modules() if isinstance(layer, nn.BatchNorm2d))
+    first.register_forward_hook(lambda norm, inputs, _: maps.append(inputs[0]))
+    TorchPredictor(module, given.artifact.preprocessing)(
+        np.ascontiguousarray(given.task.split("calibration").images(given.artifact.input_spec, given.artifact.preprocessing))
+    )
+    seen = torch.cat(maps)
+    torch.testing.assert_close(first.running_mean, seen.mean((0, 2, 3)), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(first.running_var, seen.var((0, 2, 3), correction=0), rtol=1e-3, atol=1e-3)
+
+
+def channels_last(file: Path) -> Path:
+    """The same network for images (N, H, W, C)."""
+    model = onnx.load(str(exported(file)))
+    taken = model.graph.input[0]
+    nodes = [helper.make_node("Transpose", ["images"], [taken.name], perm=[0, 3, 1, 2]), *model.graph.node]
+    del model.graph.node[:], model.graph.input[:]
+    model.graph.node.extend(nodes)
+    model.graph.input.append(helper.make_tensor_value_info("images", TensorProto.FLOAT, ["N", SIDE, SIDE, 3]))
+    onnx.save(model, str(file))
+    return file
+
+
+def test_a_file_with_the_channels_last(shapes: Path, tmp_path: Path) -> None:
+    first, last = exported(tmp_path / "first.onnx"), channels_last(tmp_path / "last.onnx")
+    jobs = [file_job(shapes, ModelSettings(str(file))) for file in (first, last)]
+    artifact = converted_job(jobs[1], last).artifact
+    images = np.ascontiguousarray(jobs[0].task.split("validation").images(artifact.input_spec, artifact.preprocessing))
+    expected = load(jobs[0].artifact.files, "onnxruntime")(images)["logits"]
+    for found in (load(jobs[1].artifact.files, "onnxruntime")(images), TorchPredictor(artifact.module, artifact.preprocessing)(images)):
+        np.testing.assert_allclose(found["logits"], expected, atol=1e-4 * np.abs(expected).max())
+    assert (artifact.input_spec.channels, artifact.input_spec.height) == (3, SIDE)
+
+
+def test_an_experiment_starts_from_the_file(shapes: Path, tmp_path: Path) -> None:
+    file, out = exported(tmp_path / "net.onnx"), tmp_path / "experiment"
+    done = invoke(
+        [
+            "experiment",
+            str(shapes),
+            "--model",
+            str(file),
+            "--vary",
+            "label_smoothing=0,0.1",
+            "--seeds",
+            "1",
+            "--epochs",
+            "1",
+            "--out",
+            str(out),
+        ]
+    )
+    assert done.exit_code == 0, done.output
+    assert "refused" not in done.output
+
+
+def test_saved_and_rebuilt_from_the_file(shapes: Path, tmp_path: Path) -> None:
+    file = exported(tmp_path / "net.onnx", nn.Softmax(1))
+    artifact = converted_job(file_job(shapes, ModelSettings(str(file))), file).artifact
+    with torch.no_grad():
+        next(artifact.module.parameters()).add_(1)
+    save_artifact(artifact, tmp_path / "saved")
+    images = torch.rand(2, 3, SIDE, SIDE)
+    torch.testing.assert_close(load_artifact(tmp_path / "saved").module(images), artifact.module(images))
+    exported(file, nn.Sigmoid())
+    with pytest.raises(ModelError, match=r"net\.onnx has changed"):
+        load_artifact(tmp_path / "saved")
+
+
+def test_a_file_that_stays_a_file_keeps_its_reason(shapes: Path, tmp_path: Path) -> None:
+    file = exported(tmp_path / "net.onnx")
+    model = onnx.load(str(file))
+    model.graph.node.append(helper.make_node("CumSum", ["y", "axis"], ["sums"], "sums"))
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array(1), "axis"))
+    model.graph.output[0].name = "sums"
+    onnx.save(model, str(file))
+    job = file_job(shapes, ModelSettings(str(file)))
+    with pytest.raises(ModelError, match=r"operator CumSum \(node sums; output sums\)"):
+        converted_job(job, file)
+    said = invoke(["optimize", str(shapes), "--model", str(file), "--epochs", "3", "--out", str(tmp_path / "run")])
+    assert said.exit_code == 2
+    assert "CumSum" in said.output
+    assert "cannot be trained" in said.output
+
+
+def test_a_plan_is_applied_to_a_file(shapes: Path, tmp_path: Path) -> None:
+    file, plan = exported(tmp_path / "net.onnx"), tmp_path / "plan.yaml"
+    plan.write_text("- {name: channel_pruning, pruning_ratio: 0.5}\n- {name: distill, epochs: 1}\n", encoding="utf-8")
+    done = invoke(
+        ["compress", str(file), str(shapes), "--plan", str(plan), "--mean", "0.5", "--std", "0.25", "--out", str(tmp_path / "out")]
+    )
+    assert done.exit_code == 0, done.output
+    small = load_artifact(tmp_path / "out")
+    assert [m.out_channels for m in small.module.modules() if isinstance(m, nn.Conv2d)] == [8, 16]
+    assert small.preprocessing.mean == (0.5,) * 3
+    done = invoke(["compress", str(file), str(shapes), "--plan", str(plan), "--weights", str(file), "--out", str(tmp_path / "other")])
+    assert done.exit_code == 2
+    assert "--weights" in done.output
