@@ -38,7 +38,7 @@ def messages() -> dict[str, set[tuple[str, str]]]:
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in _KINDS and node.args:
                 received, rule, fix = (*map(template, node.args[:3]), "", "", "")[:3]
                 if received.replace(GAP, "").strip(" :.'"):
-                    message = ". ".join(part for part in (received, rule) if part)
+                    message = str(errors.PlanishError(received, rule))
                     found[node.func.id].add((escaped(in_a_line(message)), escaped(in_a_line(fix))))
     return dict(found)
 

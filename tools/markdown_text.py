@@ -14,10 +14,10 @@ def escaped(text: str) -> str:
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
-    """Yield the lines of a table, and an empty one; nothing if there are no rows. Cells are Markdown."""
+    """Yield the lines of a table whose rows are stacked on phones; nothing if there are no rows. Cells are Markdown."""
     lines = [f"| {' | '.join(map(_cell, row))} |" for row in rows]
     if lines:
-        yield from (f"| {' | '.join(head)} |", "|---" * len(head) + "|", *lines, "")
+        yield from ('<div class="stacked" markdown>\n', f"| {' | '.join(head)} |", "|---" * len(head) + "|", *lines, "\n</div>\n")
 
 
 def _cell(text: str) -> str:

@@ -63,7 +63,8 @@ def _command(name: str) -> Iterator[str]:
     yield from ("```sh", *examples, "```\n")
     yield f"`planish {' '.join([title, *(_positional(one) for one in wanted), '[OPTIONS]'])}`\n"
     yield from table(
-        ("option", "default", ""), ((_option(one), _default(one), _choices(one) + in_a_line(about.get(one.name, ""))) for one in given)
+        ("option", "default", "description"),
+        ((_option(one), _default(one), _choices(one) + in_a_line(about.get(one.name, ""))) for one in given),
     )
     returned = re.search(r"^Returns:\n((?:[ \t]+.*\n?)+)", text, re.MULTILINE)
     if returned:
@@ -137,7 +138,7 @@ def plans_page() -> Iterator[str]:
     yield f"JSON Schema for editors: [`plan.schema.json`]({_link('plan')}).\n"
     for step in _schema("plan")["items"]["oneOf"]:
         keys = {key: value for key, value in step["properties"].items() if key != "name"}
-        yield f"## {step['properties']['name']['const']}\n\n{_text(step.get('description', ''))}\n"
+        yield f"## {step['properties']['name']['const']}\n\n{in_a_line(step.get('description', ''))}\n"
         if keys:
             yield from _keys({"properties": keys, "required": step.get("required", ())})
 
@@ -151,7 +152,7 @@ def files_page() -> Iterator[str]:
         name = file.name.partition(".")[0]
         if name not in ("plan", "recipe"):
             schema = _schema(name)
-            yield f"## {schema['title']}\n\n{_text(schema['description'])} [`{file.name}`]({_link(name)})\n"
+            yield f"## {name}\n\n{in_a_line(schema['description'])} [`{file.name}`]({_link(name)})\n"
             yield from _keys(schema)
 
 
@@ -165,16 +166,18 @@ def _link(name: str) -> str:
 
 
 def _definition(name: str, schema: Schema) -> Iterable[str]:
-    return (f"### {name}\n\n{_text(schema.get('description', ''))}\n", *_keys(schema))
+    return (f"### {name}\n\n{in_a_line(schema.get('description', ''))}\n", *_keys(schema))
 
 
 def _keys(schema: Schema) -> Iterable[str]:
     required = schema.get("required", ())
     rows = []
     for key, value in schema["properties"].items():
-        default = "required" if key in required else f"`{json.dumps(value['default'])}`" if value.get("default") not in (None, "", []) else ""
-        rows.append((f"`{key}`", _kind(value), default, _text(value.get("description", ""))))
-    return table(("key", "type", "default", ""), rows)
+        default = (
+            "required" if key in required else f"`{json.dumps(value['default'])}`" if value.get("default") not in (None, "", []) else ""
+        )
+        rows.append((f"`{key}`", _kind(value), default, in_a_line(value.get("description", ""))))
+    return table(("key", "type", "default", "description"), rows)
 
 
 def _kind(value: Schema) -> str:
@@ -195,10 +198,6 @@ def _kind(value: Schema) -> str:
     if kind == "object" and isinstance(inner, Mapping):
         return f"map of {_kind(inner)}"
     return {"string": "text", "object": "map", "boolean": "true or false"}.get(kind, kind)
-
-
-def _text(text: str) -> str:
-    return in_a_line(text)
 
 
 if __name__ == "__main__":
