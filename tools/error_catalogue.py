@@ -20,8 +20,8 @@ _KINDS = {name: kind for name, kind in vars(errors).items() if isinstance(kind, 
 def errors_page() -> Iterator[str]:
     """Every error class with the messages it is raised with."""
     yield "# Errors\n"
-    yield "A mistake in data, options or files ends with a message of one line and exit code 2: what was received, the rule, and what to do. In"
-    yield "Python it is an exception of one of these classes, all of which are a `PlanishError` from `planish.errors`."
+    yield "A mistake in data, options or files ends with a message of one line and exit code 2: what was received, the rule, and what to"
+    yield "do. In Python it is an exception of one of these classes, all of which are a `PlanishError` from `planish.errors`."
     yield f"`{GAP}` stands for what differs from case to case.\n"
     found = messages()
     for name, kind in _KINDS.items():

@@ -44,7 +44,8 @@ def commands_page() -> Iterator[str]:
     """Every command, by group, from its signature and docstring."""
     yield "# Commands\n"
     yield "Each command is a function of `planish.commands` with the same words: `--max-drop 1` is `max_drop=1`.\n"
-    yield "`--help` prints what stands here. Commands that print a table print JSON with `--json`; `--debug` shows the traceback of an error.\n"
+    yield "`--help` prints what stands here. With `--json` a command prints JSON instead of a table;"
+    yield "`--debug` shows the traceback of an error.\n"
     for group, names in command_groups().items():
         yield f"## {group}\n"
         for name in names:
@@ -113,7 +114,7 @@ def _parts(annotation: Any) -> Iterator[Any]:
 def recipes_page() -> Iterator[str]:
     """Every recipe of the package, as its file stands, and the keys that a recipe can have."""
     yield "# Recipes\n"
-    yield "A recipe says how a network is trained. `planish train --recipe NAME` uses one of these or a YAML file of your own, `--set KEY=VALUE`"
+    yield "A recipe says how a network is trained. `planish train --recipe NAME` uses one of these or a YAML file of your own, `--set`"
     yield "changes a value, and `planish recipes NAME > mine.yaml` writes one to start from.\n"
     for file in sorted(RECIPES.glob("*.yaml")):
         text = file.read_text(encoding="utf-8")
@@ -132,8 +133,8 @@ def recipes_page() -> Iterator[str]:
 def plans_page() -> Iterator[str]:
     """Every technique that a plan can name, with its hyper-parameters."""
     yield "# Plans\n"
-    yield "A plan is a list of techniques in YAML or JSON, in the order in which they are applied; `planish compress --plan FILE` carries it out."
-    yield "[Techniques](techniques.md) is the overview.\n"
+    yield "A plan is a list of techniques in YAML or JSON, in the order in which they are applied; `planish compress --plan FILE`"
+    yield "carries it out. [Techniques](techniques.md) is the overview.\n"
     yield "```yaml\n- {name: channel_pruning, pruning_ratio: 0.5}\n- {name: distill, epochs: 5}\n- {name: to_onnx}\n- {name: int8}\n```\n"
     yield f"JSON Schema for editors: [`plan.schema.json`]({_link('plan')}).\n"
     for step in _schema("plan")["items"]["oneOf"]:
@@ -146,8 +147,8 @@ def plans_page() -> Iterator[str]:
 def files_page() -> Iterator[str]:
     """Every file format, with its keys."""
     yield "# File formats\n"
-    yield "Files are JSON or YAML and refuse keys that they do not have. Each format has a JSON Schema that is generated from the types that"
-    yield "read and write it. The formats of [plans](plans.md) and [recipes](recipes.md) have pages of their own.\n"
+    yield "Files are JSON or YAML and refuse keys that they do not have. Each format has a JSON Schema that is generated from the types"
+    yield "that read and write it. The formats of [plans](plans.md) and [recipes](recipes.md) have pages of their own.\n"
     for file in sorted(SCHEMAS.glob("*.schema.json")):
         name = file.name.partition(".")[0]
         if name not in ("plan", "recipe"):
