@@ -21,11 +21,12 @@ QUICK = ("alert-rules", "data", "doctor", "explain", "recipes", "sign", "tile", 
 ELSEWHERE = (
     "git", "pip", "make", "planish demo", "planish install-completion", "planish monitor http:", "planish export model photos/ --to litert",
     "planish serve photos=runs/photos photos@2", "planish retrain", "planish report",
+    "planish train discs.csv", "planish optimize discs.csv",
 )  # fmt: skip
 # Options that take long, with what they become; None for options that are left out.
 SHORTER = {
     "--budget": "20s", "--epochs": "1", "--recovery-epochs": "1", "--seeds": "2", "--folds": "2", "--repeats": "1", "--shots": "1,2",
-    "--weights": None, "--max-latency": "1s", "--mean": "0.5", "--std": "0.25", "--risk": None,
+    "--weights": None, "--mean": "0.5", "--std": "0.25", "--risk": None,
 }  # fmt: skip
 TRAINS = ("optimize", "train", "label-issues", "learning-curve", "few-shot", "crossval", "experiment", "ensembles", "compare", "retrain")
 PAGES = {name: page for name, page in NAMES.items() if page.is_relative_to(DOCS) and blocks(page, "sh", "python")}
@@ -48,6 +49,7 @@ def executed(words: list[str]) -> bool:
 
 def execute(words: list[str], folder: Path, codes: tuple[int, ...] = (0,)) -> None:
     command = [sys.executable, "-m", *words] if words[0] == "planish" else words
+    command = ["5s" if word == "5ms" else word for word in command]  # nothing depends on how busy the machine is
     done = subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True, timeout=500)
     assert done.returncode in codes, f"{shlex.join(words)}: exit code {done.returncode}\n{done.stdout[-1500:]}{done.stderr[-1500:]}"
 
@@ -166,6 +168,6 @@ def run_command(words: list[str], folder: Path, serve: Services) -> None:
         if words[1] in TRAINS and "--out" in words:
             shutil.rmtree(folder / words[words.index("--out") + 1], ignore_errors=True)
         codes = (0, 1, 2) if words[1] == "monitor" else (0, 1) if words[1] == "optimize" else (0,)
-        execute(shorter(words) if words[1] in TRAINS else [word for word in words if word != "5ms"], folder, codes)
+        execute(shorter(words) if words[1] in TRAINS else words, folder, codes)
     else:
         execute(words, folder)
