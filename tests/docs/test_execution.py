@@ -79,6 +79,8 @@ def shorter(words: list[str]) -> list[str]:
         given[given.index("--model") :] = ["--model", "net.py:make", "--weights", "net.pth", "--draws", "2"]
     if words[1] in ("train", "label-issues", "crossval") and "--epochs" not in given:
         given += ["--epochs", "1"]
+    if words[1] == "optimize" and "--budget" not in given:
+        given += ["--budget", "20s"]
     return given
 
 
