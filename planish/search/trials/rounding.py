@@ -35,7 +35,8 @@ def pays(search: Search, trial: Trial, point: float = 1.0) -> bool:
     except PlanishError:
         return False
     much = lost.value > _WORTH_POINTS * point
-    note(f"INT8 costs {format_drop(lost.value, lost.unit)} on validation ({trial.name})" + ", so quantization-aware training follows" * much)
+    cost = format_drop(lost.value, lost.unit)
+    note(f"INT8 costs {cost} on validation ({trial.name})" + ", so quantization-aware training follows" * much)
     return much
 
 
