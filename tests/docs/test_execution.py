@@ -26,7 +26,7 @@ ELSEWHERE = (
 # Options that take long, with what they become; None for options that are left out.
 SHORTER = {
     "--budget": "20s", "--epochs": "1", "--recovery-epochs": "1", "--seeds": "2", "--folds": "2", "--repeats": "1", "--shots": "1,2",
-    "--weights": None, "--mean": "0.5", "--std": "0.25", "--risk": None,
+    "--weights": None, "--mean": "0.31", "--std": "0.21", "--risk": None,
 }  # fmt: skip
 TRAINS = ("optimize", "train", "label-issues", "learning-curve", "few-shot", "crossval", "experiment", "ensembles", "compare", "retrain")
 PAGES = {name: page for name, page in NAMES.items() if page.is_relative_to(DOCS) and blocks(page, "sh", "python")}

@@ -34,7 +34,7 @@ def write_workspace(folder: Path) -> Path:
     shutil.copy(photos / "disc" / "0000.png", folder / "photo.jpg")  # files are recognised by their content
     _write_boxes(folder / "boxes")
     _write_cells(folder / "cells")
-    planish.train(photos, model="resnet8x0.5", changes=["epochs=1"], out=folder / "model")
+    planish.train(photos, model="resnet8x0.5", changes=["epochs=20"], out=folder / "model")
     export(folder / "model", photos, to="onnx", int8=True, out=folder / "runs" / "photos" / "bundle")
     _write_networks(folder)
     return folder
