@@ -4,7 +4,7 @@ INSTALLED := .venv/.installed
 # `make test ORDER=random` runs files, and the tests in each, in another order every time; the seed stands in the command that is printed.
 RANDOM_ORDER := $(if $(filter random,$(ORDER)),-p randomly --randomly-dont-reset-seed --randomly-seed=$(shell date +%s))
 
-.PHONY: demo test slow coverage formats check schemas bench dist clean
+.PHONY: demo test slow coverage formats check schemas docs bench dist clean
 
 demo: $(INSTALLED)
 	.venv/bin/planish demo
@@ -36,6 +36,11 @@ check: $(INSTALLED)
 # after a change of a file format
 schemas: $(INSTALLED)
 	.venv/bin/python tools/schemas.py
+
+# The site in build/site, for a browser, with or without a web server; warnings and broken links are errors
+docs: $(INSTALLED)
+	.venv/bin/python tools/reference.py
+	.venv/bin/zensical build --strict --clean
 
 bench: $(INSTALLED)
 	.venv/bin/python benchmarks/run.py

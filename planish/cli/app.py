@@ -44,6 +44,11 @@ app = App(
 )
 
 
+def command_groups() -> dict[str, tuple[str, ...]]:
+    """Return the names of all commands, as functions of ``planish.commands``, by the groups that ``planish --help`` lists."""
+    return dict(_GROUPS)
+
+
 def _add(function: Callable[..., Any], group: Group) -> None:
     name = function.__name__
     given = arguments(function)
