@@ -193,10 +193,10 @@ class Search:
         return self.runner.drop_risk(shipped.plan, shipped.runtime, other, "validation", self.goal.max_drop_points)
 
     def knowledge(self) -> float:
-        """Return the original's score on calibration images: in percent, or, for a metric in another unit, its difference from guessing."""
+        """Return the original's score on validation: in percent, or, for a metric in another unit, its difference from guessing."""
         task, metric = self.runner.task, metric_of(self.runner.task)
-        score = self.runner.score(Plan(), "torch", "calibration")
-        return score if metric.unit == "%" else abs(metric.scale * task.guessing(task.split("calibration").targets) - score)
+        score = self.runner.score(Plan(), "torch", "validation")
+        return score if metric.unit == "%" else abs(metric.scale * task.guessing(task.split("validation").targets) - score)
 
     def show(
         self, name: str, shipped: DeployedCandidate, stage: Stage, measurements: dict[str, Measurement], reason: str = ""

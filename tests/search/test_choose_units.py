@@ -81,7 +81,7 @@ def trial(speedup: float, before: float, *rounds: float, unit: float = 1.0) -> T
     measurements = {
         "latency_ms": Measurement("latency_ms", 8 / speedup, "ms", 9, False),
         "size_bytes": Measurement("size_bytes", 1000, "bytes", 1, False),
-        "drop_calibration": drop(before),
+        "drop_untrained": drop(before),
     }
     history = tuple((100.0 * (i + 1), drop(points)) for i, points in enumerate(rounds))
     return Trial(Level(speedup), Plan(), measurements=measurements, gain=speedup, history=history)

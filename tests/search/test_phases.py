@@ -60,7 +60,7 @@ def test_each_phase_gets_what_the_one_before_returned(calls: list[Call]) -> None
     assert len(screening.trials) > 3
     assert len({trial.name for trial in screening.trials}) == len(screening.trials)
     assert all(trial.drop is None and not trial.history for trial in screening.trials), "nothing is trained yet"
-    assert all({"latency_ms", "size_bytes", "drop_calibration"} <= trial.measurements.keys() for trial in screening.trials)
+    assert all({"latency_ms", "size_bytes", "drop_untrained"} <= trial.measurements.keys() for trial in screening.trials)
 
     assert trained
     plans = {str(trial.plan): trial for trial in screening.trials}

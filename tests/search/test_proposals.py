@@ -19,7 +19,7 @@ def trial(speedup: float, ms: float, size: int = 1000) -> Trial:
     measurements = {
         "latency_ms": Measurement("latency_ms", ms, "ms", 50, False),
         "size_bytes": Measurement("size_bytes", size, "bytes", 1, False),
-        "drop_calibration": Measurement("drop_calibration", 7, "points", 100, False),
+        "drop_untrained": Measurement("drop_untrained", 7, "points", 100, False),
     }
     return Trial(Level(speedup), Level(speedup).plans(TIMED)[0], measurements=measurements, gain=8 / ms)
 

@@ -17,6 +17,8 @@ from torch.utils._pytree import tree_leaves
 
 from planish.artifact import Artifact, Step
 from planish.compression.calibration import calibration_batches
+from planish.compression.graph.call_record import CallRecord
+from planish.compression.graph.prefix_cache import PrefixCache
 from planish.compression.graph.residual_blocks import find_blocks
 from planish.compression.graph.submodules import replace_submodule
 from planish.compression.reconstruction.reconstruction import FIT_IMAGES, can_fit, reconstruct
@@ -106,15 +108,21 @@ class BlockPruning:
             order = torch.randperm(len(blocks), generator=torch.Generator().manual_seed(0)).tolist()
             return [blocks[i] for i in order]
         scores = {}
+        images, targets = zip(*batches(), strict=True)
+        record = CallRecord(module, images[0][:1])
+        cache = PrefixCache(module, images, record)
         with torch.no_grad(), Stage("measuring sensitivity of blocks", len(blocks)) as stage:
-            whole = [module(images) for images, _ in batches()]
+            whole = [module(batch) for batch in images]
             for name in blocks:
+                position = record.calls[name][0].start
+                cache.advance(position)
                 with bypassed(module, name):
-                    found = [(module(images), targets, len(images)) for images, targets in batches()]
+                    found = cache.outputs(module, position)
                 if self.importance == "loss":
-                    scores[name] = sum(float(loss(module, outputs, targets)) * count for outputs, targets, count in found)
+                    losses = zip(found, targets, images, strict=True)
+                    scores[name] = sum(float(loss(module, outputs, wanted)) * len(batch) for outputs, wanted, batch in losses)
                 else:
-                    pairs = zip(tree_leaves([outputs for outputs, *_ in found]), tree_leaves(whole), strict=True)
+                    pairs = zip(tree_leaves(found), tree_leaves(whole), strict=True)
                     scores[name] = sum(float(functional.mse_loss(now, before, reduction="sum")) for now, before in pairs)
                 stage.advance()
         unusable = [name for name, score in scores.items() if not math.isfinite(score)]

@@ -33,7 +33,8 @@ class Prospect:
         steps: training steps so far.
         step_seconds: seconds of one training step.
         value: see ``proposals.value``.
-        uncertainty: standard deviation of the log of ``before``; 0 if it was measured.
+        uncertainty: standard deviation of the log of ``before``: of a prediction, or of a measurement on few images; 0 once it is trained,
+            since the drop after training then says more.
     """
 
     name: str
@@ -70,14 +71,16 @@ class Forecast:
         return max(found, key=lambda pair: pair[0])
 
     def is_within(self, trial: Trial) -> bool:
-        """Whether a trial is within the limit on the drop as it is, judging by validation, else by calibration images."""
+        """Whether a trial is within the limit on the drop as it is, judging by validation."""
         return drop_upper_bound(trial.last_drop, self.search.goal) + self._cost <= self.search.goal.max_drop_points
 
     def prospect(self, trial: Trial) -> Prospect:
         """Return what is known of a trial."""
-        steps = trial.history[-1][0] if trial.history else 0.0
+        steps, before = trial.history[-1][0] if trial.history else 0.0, self._before(trial)
+        error = self._error_of(trial.measurements["drop_untrained"])
+        uncertainty = 0.0 if trial.history else min(1.0, error / max(before, error, _LEAST_ERROR))
         return Prospect(
-            trial.name, trial.level, self._before(trial), steps, self._step_seconds(trial.gain), value_of(trial, self.search.goal)
+            trial.name, trial.level, before, steps, self._step_seconds(trial.gain), value_of(trial, self.search.goal), uncertainty
         )
 
     def within(self, prospects: Sequence[Prospect], seconds: Sequence[float]) -> Floats:
@@ -159,7 +162,7 @@ class Forecast:
         return max(1.0, self.search.knowledge() / self.search.goal.point)
 
     def _before(self, trial: Trial) -> float:
-        return trial.measurements["drop_calibration"].value / self.search.goal.point
+        return trial.measurements["drop_untrained"].value / self.search.goal.point
 
     def _observed(self) -> list[Recovery]:
         found = []

@@ -90,7 +90,7 @@ class Trial:
     Args:
         level: how strongly to compress.
         plan: the steps so far; each round of training adds one. Export steps are not included.
-        measurements: latency and size of its exported file, which training does not change, and the drop on calibration before training.
+        measurements: latency and size of its exported file, which training does not change, and the drop on validation before training.
         gain: speed-up of its file over the uncompressed network in the same precision.
         step_seconds: seconds of one training step; 0 while unknown.
         history: after each round of training, the number of steps so far and the drop on validation.
@@ -116,8 +116,8 @@ class Trial:
 
     @property
     def last_drop(self) -> Measurement:
-        """Drop on validation after the last round of training; on calibration images if it is not trained."""
-        return self.drop or self.measurements["drop_calibration"]
+        """Drop on validation after the last round of training; before any training if there was none."""
+        return self.drop or self.measurements["drop_untrained"]
 
     @property
     def latency_ms(self) -> float:

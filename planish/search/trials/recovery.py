@@ -127,7 +127,7 @@ def _hope(forecast: Forecast, trial: Trial, seconds: float) -> float:
 
 
 def _within_untrained(search: Search, screened: Sequence[Trial]) -> list[Trial]:
-    """Return the fastest trials that are within the limit without training, judging by the few calibration images."""
+    """Return the fastest trials that are within the limit without training, judging by validation."""
     limit = search.goal.max_drop_points
     found = [t for t in screened if not t.stopped and t.last_drop.value <= limit]
     return sorted(found, key=lambda t: -value_of(t, search.goal))[:_UNTRAINED]

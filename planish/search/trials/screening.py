@@ -118,7 +118,7 @@ def _ranks_pay(search: Search, level: Level) -> bool:
     for low_rank in (False, True):
         plan = level.plans(_pruning(search, low_rank))[0]
         try:
-            lost = search.runner.drop(plan, "torch", (_ORIGINAL, "torch"), "calibration")
+            lost = search.runner.drop(plan, "torch", (_ORIGINAL, "torch"), "validation")
         except PlanishError:
             return False
         drops.append(lost.value)
@@ -158,7 +158,7 @@ def screen_level(search: Search, pruning: LatencyPruning, level: Level) -> list[
 
         def drop(plan: Plan = plan) -> Measurement:
             runner.artifact(DeployedCandidate(plan, deployment).plan)
-            return runner.drop(plan, "torch", (_ORIGINAL, "torch"), "calibration")
+            return runner.drop(plan, "torch", (_ORIGINAL, "torch"), "validation")
 
         allowed = max(0.0, _LOOK_SHARE * (search.seconds_left - seconds_to_come(search, 1)))
         search.journal.planned["searching"] += allowed
@@ -168,7 +168,7 @@ def screen_level(search: Search, pruning: LatencyPruning, level: Level) -> list[
             note(f"{trial.name} does not apply: {why}")
             continue
         runner.release()
-        return [search.show_trial(replace(trial, measurements={"drop_calibration": replace(drop(), name="drop_calibration")}))]
+        return [search.show_trial(replace(trial, measurements={"drop_untrained": replace(drop(), name="drop_untrained")}))]
     return []
 
 
