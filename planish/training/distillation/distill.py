@@ -55,7 +55,8 @@ class Distill:
         augmentation: a strength, or operations with their strengths: ``{"rotate": 15, "noise": 10}``.
         flip: whether augmentation includes horizontal flips; False for digits, letters, arrows.
         weight_decay: weight decay.
-        freeze, start_scale: see ``FitSettings``.
+        freeze: which layers are not trained, see ``FitSettings``.
+        start_scale: size of the first images as a share of the full one, see ``FitSettings``.
         max_seconds: time limit to which the schedule is shortened; None for no limit.
         mixed_precision: see ``FitSettings``.
         seed: seed of shuffling and augmentation.
