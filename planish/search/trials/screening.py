@@ -27,6 +27,7 @@ _LARGE_PIXELS = 64
 _RANKS_SECONDS = 150.0  # screening time above which it is tested whether layers should also be split into low-rank factors
 _RANKS_GAIN_POINTS = 1.0
 _MOST_LEVELS, _LEAST_LEVELS = 18, 3
+_LONGER = 1.5  # how much longer than expected screening may take, before what remains is left for the time between trainings
 _LOOK_SHARE = 0.5  # maximum share of the time left for screening and training that one level may take
 _SESSION_SHARE = 0.3
 
@@ -72,7 +73,7 @@ def screen(search: Search, seconds: float) -> Screening:
             before = search.seconds_left
             if before - seconds_to_come(search, known + len(found) + 1) <= 3 * last:
                 break
-            if begun - before > seconds and known + len(found) >= _LEAST_LEVELS:  # the rest may be screened between trainings
+            if begun - before > _LONGER * seconds and known + len(found) >= _LEAST_LEVELS:  # the rest may be screened between trainings
                 break
             new = screen_level(search, pruning, level)
             found += new
