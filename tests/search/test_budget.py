@@ -52,14 +52,6 @@ def test_time_that_there_is_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert sum(c.stage == "measured" and c.summary != "INT8" for c in result.candidates) > 1
 
 
-def test_screening_that_takes_longer_than_expected_is_cut_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    plans = []
-    for name, slower in (("quick", 1.0), ("slow", 4.0)):
-        result, _ = simulate(tmp_path / name, World(1000, 1.0, {"latency_pruning": slower}), 900, monkeypatch)
-        plans.append({candidate.key.partition("@")[0] for candidate in result.candidates})
-    assert len(plans[1]) < len(plans[0]), "the rest of the time is for training"
-
-
 def test_where_little_time_is_left_no_second_runtime_is_measured_and_launches_are_few(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -26,8 +26,7 @@ _ORIGINAL = Plan()
 _LARGE_PIXELS = 64
 _RANKS_SECONDS = 150.0  # screening time above which it is tested whether layers should also be split into low-rank factors
 _RANKS_GAIN_POINTS = 1.0
-_MOST_LEVELS, _LEAST_LEVELS = 18, 3
-_LONGER = 1.5  # how much longer than expected screening may take, before what remains is left for the time between trainings
+_MOST_LEVELS = 18
 _LOOK_SHARE = 0.5  # maximum share of the time left for screening and training that one level may take
 _SESSION_SHARE = 0.3
 
@@ -58,7 +57,7 @@ def screen(search: Search, seconds: float) -> Screening:
         search: state of the search.
         seconds: approximate time to spend, which determines how many levels are screened.
     """
-    runner, cost, begun = search.runner, 1 + deploy_seconds(search), search.seconds_left
+    runner, cost = search.runner, 1 + deploy_seconds(search)
     low_rank = seconds > _RANKS_SECONDS and runner.store.once("ranks", "searching", partial(_ranks_pay, search, Level(2.5)))
     pruning = _pruning(search, low_rank)
     count = runner.store.once("levels", "searching", lambda: max(1, min(_MOST_LEVELS, int(seconds / cost))))
@@ -70,11 +69,9 @@ def screen(search: Search, seconds: float) -> Screening:
         nonlocal last
         found: list[Trial] = []
         for level in levels:
+            if search.seconds_left - seconds_to_come(search, known + len(found) + 1) <= 3 * last:
+                break
             before = search.seconds_left
-            if before - seconds_to_come(search, known + len(found) + 1) <= 3 * last:
-                break
-            if begun - before > _LONGER * seconds and known + len(found) >= _LEAST_LEVELS:  # the rest may be screened between trainings
-                break
             new = screen_level(search, pruning, level)
             found += new
             refused.extend([] if new else [level])
