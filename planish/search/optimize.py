@@ -142,10 +142,9 @@ def optimize(
                 note(f"{Path(name).name} is a network of torch layers with the same outputs: pruning and distillation apply to it")
             except ModelError as error:
                 note(f"{Path(name).name} stays a file, which is not pruned or trained: {error}")
-                refuse_training(
-                    name, student=teaching.students, epochs=original.epochs, train=train_mode == "always"
-                )  # fmt: skip
-            train_mode = "always" if train_mode == "always" else "never"
+                refuse_training(name, student=teaching.students, epochs=original.epochs, train=train_mode == "always")
+            if train_mode == "auto":
+                train_mode = "never"
         else:
             job = prepare_job(data, model, skip_bad=run.skip_bad, seed=seed)
         _check_teachers(teachers, model.model, train_mode, job)

@@ -27,10 +27,10 @@ def memory_format(networks: Sequence[nn.Module], spec: InputSpec, channels_last:
         return torch.contiguous_format
     for network in networks:
         try:
-            _run(network, spec, torch.channels_last)
+            run_once(network, spec, torch.channels_last)
         except Exception as error:  # user code may raise anything
             try:
-                _run(network, spec, torch.contiguous_format)
+                run_once(network, spec)
             except Exception:
                 continue  # the error does not come from the layout
             note(f"training keeps the contiguous memory layout, as the network does not run channels-last: {first_line(error)}")
@@ -38,7 +38,8 @@ def memory_format(networks: Sequence[nn.Module], spec: InputSpec, channels_last:
     return torch.channels_last
 
 
-def _run(network: nn.Module, spec: InputSpec, layout: torch.memory_format) -> None:
+def run_once(network: nn.Module, spec: InputSpec, layout: torch.memory_format = torch.contiguous_format) -> None:
+    """Run a copy of a network, in eval mode, on two black images of this size; whatever it raises shows that it does not take them."""
     copied = copy.deepcopy(network).eval().to(memory_format=layout)
     device = next((p.device for p in copied.parameters()), torch.device("cpu"))
     images = torch.zeros(2, spec.channels, spec.height, spec.width, device=device)

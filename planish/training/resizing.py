@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -13,6 +12,7 @@ from planish.artifact import InputSpec, Normalisation
 from planish.data.normalisation import normalise_each
 from planish.models.outputs import copy_decoding_methods
 from planish.progress import note
+from planish.training.memory_layout import run_once
 
 Size = tuple[int, int]
 
@@ -84,7 +84,7 @@ class ProgressiveResizing:
                 note("training begins with small images only for classes: other targets may depend on the size")
                 return
             try:
-                _try(network, spec.channels, small)
+                run_once(network, InputSpec(spec.channels, *small))
             except Exception:  # whatever the network's own code raises
                 note(f"the network does not take images of {small[0]} x {small[1]} pixels: it is trained at full size throughout")
             else:
@@ -97,14 +97,3 @@ class ProgressiveResizing:
     def cost(self, progress: float) -> float:
         """Return the approximate duration of a step at this progress, relative to one at full size."""
         return self._small_cost if progress < _SMALL_UNTIL else 1.0
-
-
-def _try(network: nn.Module, channels: int, size: Size) -> None:
-    modes = [(module, module.training) for module in network.modules()]
-    device = next(network.parameters()).device
-    try:
-        with torch.no_grad():
-            network.eval()(torch.zeros(1, channels, *size, device=device))
-    finally:
-        for module, training in modes:
-            module.training = training
