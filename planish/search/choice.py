@@ -13,6 +13,7 @@ from planish.measurement import Measurement, digits_of
 from planish.search.result import CandidateResult
 
 _STANDARD_ERRORS_IN_INTERVAL = 2 * 1.96
+_HARDLY_MORE = 0.25  # difference between risks, relative to the accepted risk, that is about one image of a few hundred
 _LEAST_POINTS = 0.1  # divisor when the maximum drop is 0
 
 
@@ -65,7 +66,8 @@ def choose_candidate(candidates: Sequence[CandidateResult], original: CandidateR
     """Return the fastest measured candidate that meets every limit, and whose drop on new images is likely enough within its limit.
 
     Its risk must be at most ``goal.risk``, because a drop is measured on few images, and the best of several appears better than it is. If
-    there is no such candidate, the one with the smallest risk is returned; docs/decisions/0108 compares this with other rules.
+    there is no such candidate, the fastest is returned whose risk is hardly above the smallest one; docs/decisions/0108 compares this with
+    other rules.
 
     A candidate that is shown to be slower than the original is not chosen if the original meets every limit itself. If none meets every
     limit, return the candidate (or original) within the accuracy limit that exceeds the other limits least; if none is within the accuracy
@@ -75,7 +77,8 @@ def choose_candidate(candidates: Sequence[CandidateResult], original: CandidateR
     enough = math.inf if misses(original, goal) else upper_end(original.measurements["latency_ms"])
     meeting = [c for c in measured if not misses(c, goal) and lower_end(c.measurements["latency_ms"]) <= enough]
     if meeting:
-        return min(meeting, key=lambda c: (max(risk_of(c), goal.risk), c.measurements["latency_ms"].value))
+        accepted = max(goal.risk, min(map(risk_of, meeting)) + _HARDLY_MORE * goal.risk)
+        return min((c for c in meeting if risk_of(c) <= accepted), key=lambda c: c.measurements["latency_ms"].value)
     accurate = [c for c in [*measured, original] if "accuracy" not in misses(c, goal)]
     if not accurate:
         return original

@@ -63,7 +63,7 @@ def reasons(chosen: CandidateResult, others: Sequence[CandidateResult], goal: Go
     unit = chosen.measurements["drop_validation"].unit
     worse = f"losing more than {limit(goal, unit)}" if unit == "points" else f"being more than {limit(goal, unit)} worse"
     if doubt := describe_doubt(chosen, goal):
-        text = f"No candidate has an accepted risk; the chosen one has the smallest: {doubt}."
+        text = f"No candidate has an accepted risk; the chosen one has the smallest, or hardly more: {doubt}."
     else:
         text = f"The risk of {worse} on new images is {format_risk(risk)} by {risk.n:,} validation images; "
         text += f"at most {100 * goal.risk:g} % is accepted."

@@ -40,6 +40,7 @@ COSTS = {
     "latency_pruning": 15.0,  # timing layers
     "other techniques": 2.0,
     "distill": 0.0,
+    "qat": 0.0,
     "evaluating an image": 0.002,
     "judging an image": 0.0005,
     "process": 1.0,
@@ -200,10 +201,10 @@ def _step(world: World) -> Any:
         structure = {}
 
         def work() -> dict[str, Any]:
-            if technique.name == "distill":
+            if technique.name in ("distill", "qat"):
                 epoch = world.cost("evaluating an image", 5 * world.images)
                 seconds = min(technique.max_seconds, technique.epochs * epoch)
-                world.spend("distill", seconds)
+                world.spend(technique.name, seconds)
                 return {"seconds": seconds, "epochs": seconds / epoch}
             if technique.name == "latency_pruning":
                 for _ in range(10):  # layers are timed in groups, see ``layer_latency``

@@ -51,6 +51,8 @@ def test_a_drop_near_the_limit_needs_an_accepted_risk() -> None:
 def test_where_no_risk_is_accepted_the_smallest_ships() -> None:
     others = [candidate("fast", 0.3, 1, risk=40), candidate("sure", 0.2, 2, risk=25), candidate("as sure", 0.2, 3, risk=25)]
     assert choose_candidate(others, ORIGINAL, Goal(max_drop_points=1, risk=0.1)).key == "sure"
+    close = [*others, candidate("hardly more", 0.4, 0.5, risk=27), candidate("more", 0.4, 0.4, risk=28)]
+    assert choose_candidate(close, ORIGINAL, Goal(max_drop_points=1, risk=0.1)).key == "hardly more"
 
 
 def test_the_choice_says_its_risk_and_what_it_passed_over() -> None:
@@ -65,7 +67,7 @@ def test_the_choice_says_its_risk_and_what_it_passed_over() -> None:
         "whether it stays within 1 point: the risk is 18 %, at most 10 % is accepted; about 780 would."
     )
     assert reasons(slow, [slow], goal).startswith(
-        "No candidate has an accepted risk; the chosen one has the smallest: 393 validation images"
+        "No candidate has an accepted risk; the chosen one has the smallest, or hardly more: 393 validation images"
     )
     assert reasons(chosen, [chosen, certain], goal).endswith("a million would not either.")
     assert reasons(ORIGINAL, [passed], goal) == ""

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import pytest
+from simulated_time import World, simulate
 
 import planish
 from planish.compression import ChannelPruning, QuantizeAware
 from planish.measurement import Measurement
 from planish.plan import Plan
+from planish.search.deployment import deploy
 from planish.search.state import DeployedCandidate, RuntimeVariant
 from planish.search.trials import rounding
 from planish.search.trials.proposals import Level, Trial
@@ -26,11 +30,25 @@ def test_a_network_trained_with_rounding_brings_its_own_scales() -> None:
     assert [s.name for s in DeployedCandidate(learned, way).plan.steps] == ["channel_pruning", "qat", "to_onnx", "to_openvino"]
 
 
-@pytest.mark.parametrize(("precision", "lost", "pays"), [("int8", 0.5, True), ("int8", 0.1, False), ("fp32", 0.5, False)])
-def test_rounding_is_learned_where_it_costs_accuracy(precision: Literal["int8", "fp32"], lost: float, pays: bool) -> None:
+@pytest.mark.parametrize(("lost", "pays"), [(0.5, True), (0.1, False)])
+def test_rounding_is_learned_where_it_costs_accuracy(lost: float, pays: bool) -> None:
     runner = SimpleNamespace(drop=lambda *_: Measurement("drop", lost, "points", 100, False))
-    search = SimpleNamespace(deployment=RuntimeVariant(precision, "openvino"), runner=runner)
+    search = SimpleNamespace(deployment=RuntimeVariant("int8", "openvino"), runner=runner)
     assert rounding.pays(cast(Any, search), Trial(Level(2.0), Plan(ChannelPruning(pruning_ratio=0.5)))) is pays
+
+
+@pytest.mark.parametrize("pays", [True, False])
+def test_a_share_of_the_last_training_is_for_rounding_and_is_not_lost(pays: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = import_module("planish.search.optimize")
+    monkeypatch.setattr(module, "deploy", lambda search: replace(deploy(search), deployment=RuntimeVariant("int8", "openvino")))
+    monkeypatch.setattr(rounding, "pays", lambda *_: pays)
+    world = World(1000)
+    result, seconds = simulate(tmp_path / "run", world, 900, monkeypatch)
+    learned = [c for c in result.candidates if "qat" in str(c.plan)]
+    assert [c.stage for c in learned] == ["measured"] * pays
+    assert 0.8 * 900 < seconds < 1.1 * 900
+    share = world.spent.get("qat", 0.0) / (world.spent["distill"] + world.spent.get("qat", 0.0))
+    assert 0.02 < share < 0.4 if pays else share == 0
 
 
 @pytest.mark.slow

@@ -13,10 +13,16 @@ from planish.progress import note
 from planish.runs.runner import extend
 from planish.search.choice import format_drop
 from planish.search.state import DeployedCandidate, Search
+from planish.search.time_estimates import deploy_seconds
 from planish.search.trials.proposals import Trial
 
 _WORTH_POINTS = 0.2  # INT8 drop above which quantization-aware training is used
 SHARE = 0.3  # its share of the last round's time
+
+
+def has_time(search: Search, seconds: float) -> bool:
+    """Whether candidates are deployed in INT8, and so many seconds suffice to export one, and to train it for longer than that takes."""
+    return search.deployment.precision == "int8" and seconds > 3 * deploy_seconds(search)
 
 
 def pays(search: Search, trial: Trial, point: float = 1.0) -> bool:
@@ -27,8 +33,6 @@ def pays(search: Search, trial: Trial, point: float = 1.0) -> bool:
         trial: a trained trial.
         point: see ``Goal``.
     """
-    if search.deployment.precision != "int8":
-        return False
     shipped = DeployedCandidate(trial.plan, search.deployment)
     try:
         lost = search.runner.drop(shipped.plan, shipped.runtime, (trial.plan, "torch"), "validation")
@@ -52,8 +56,10 @@ def learn(search: Search, trial: Trial, seconds: float) -> Trial | None:
     step = QuantizeAware(
         weight_bits=Int8.for_this_machine().weight_bits,
         epochs=recovery.epochs,
+        batch_size=recovery.batch_size,
         max_seconds=most,
         augmentation=recovery.augmentation,
+        flip=recovery.flip,
         mixed_precision=recovery.mixed_precision,
     )
     plan = extend(trial.plan, step)
