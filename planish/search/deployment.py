@@ -8,12 +8,13 @@ from dataclasses import replace
 from planish.measurement import Measurement
 from planish.plan import Plan
 from planish.progress import note
+from planish.search.choice import standard_error
 from planish.search.state import ORIGINAL_SESSION, DeployedCandidate, RuntimeVariant, Search
 from planish.search.time_estimates import session_seconds, writing_seconds
 
 _SESSION_SHARE = 0.25
 _OTHER_RUNTIME = 2.0  # time for another runtime, relative to the first: the model is exported and then converted
-_ROUNDING_POINTS = 0.2  # INT8 drop of the original above which some layers may stay in float
+_ROUNDING_POINTS = 0.2  # INT8 drop of the original, less its standard error, above which some layers may stay in float
 
 
 def deploy(search: Search) -> Search:
@@ -64,7 +65,7 @@ def deploy(search: Search) -> Search:
     chosen = min(fit, key=latency_ms)
     fp32 = tuple(sorted((w for w in search.fp32 if w in variants), key=latency_ms))
     note(f"candidates ship as {chosen.precision} for {chosen.runtime}; the fastest fp32 runtime here is {fp32[0].runtime}")
-    mixed = chosen.precision == "int8" and drops[chosen].value > _ROUNDING_POINTS * search.goal.point
+    mixed = chosen.precision == "int8" and drops[chosen].value - standard_error(drops[chosen]) > _ROUNDING_POINTS * search.goal.point
     defaults = tuple(w for w in search.defaults if w in variants)
     return replace(search, fp32=fp32, defaults=defaults, deployment=chosen, mixed_precision=mixed)
 
