@@ -6,13 +6,14 @@ from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import pytest
 from simulated_time import World, simulate
 
 import planish
 from planish.compression import ChannelPruning, QuantizeAware
+from planish.goal import Goal
 from planish.measurement import Measurement
 from planish.plan import Plan
 from planish.search.deployment import deploy
@@ -30,15 +31,32 @@ def test_a_network_trained_with_rounding_brings_its_own_scales() -> None:
     assert [s.name for s in DeployedCandidate(learned, way).plan.steps] == ["channel_pruning", "qat", "to_onnx", "to_openvino"]
 
 
-@pytest.mark.parametrize(("lost", "pays"), [(0.5, True), (0.1, False)])
-def test_rounding_is_learned_where_it_costs_accuracy(lost: float, pays: bool) -> None:
-    runner = SimpleNamespace(drop=lambda *_: Measurement("drop", lost, "points", 100, False))
-    search = SimpleNamespace(deployment=RuntimeVariant("int8", "openvino"), runner=runner)
-    assert rounding.pays(cast(Any, search), Trial(Level(2.0), Plan(ChannelPruning(pruning_ratio=0.5)))) is pays
+@pytest.mark.parametrize(
+    ("precision", "lost", "seconds", "pays"),
+    [("int8", 0.5, 60, True), ("int8", 0.1, 60, False), ("int8", 0.5, 10, False), ("fp32", 0.5, 60, False)],
+)
+@pytest.mark.parametrize("error", [0.0, 0.4])
+def test_rounding_is_learned_where_it_is_shown_to_cost_accuracy(
+    precision: Literal["int8", "fp32"], lost: float, seconds: float, pays: bool, error: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = list[Plan]()
+
+    def drop(plan: Plan, runtime: str, against: tuple[Plan, str], split: str) -> Measurement:
+        asked.append(against[0])
+        return Measurement("drop", lost, "points", 100, False, lost - 1.96 * error, lost + 1.96 * error)
+
+    monkeypatch.setattr(rounding, "deploy_seconds", lambda _: 10.0)
+    search = SimpleNamespace(deployment=RuntimeVariant(precision, "openvino"), runner=SimpleNamespace(drop=drop), goal=Goal())
+    pruned = Plan(ChannelPruning(pruning_ratio=0.5))
+    untrained = Trial(Level(2.0), pruned)
+    trained = replace(untrained, history=((100.0, Measurement("drop", 1.0, "points", 100, False)),))
+    for trial in (untrained, trained):
+        assert rounding.pays(cast(Any, search), trial, seconds) is (pays and not error)
+    assert asked in ([], [Plan(), pruned]), "an untrained network is judged by the original"
 
 
 @pytest.mark.parametrize("pays", [True, False])
-def test_a_share_of_the_last_training_is_for_rounding_and_is_not_lost(pays: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_share_of_the_last_training_is_for_rounding_if_it_pays(pays: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     module = import_module("planish.search.optimize")
     monkeypatch.setattr(module, "deploy", lambda search: replace(deploy(search), deployment=RuntimeVariant("int8", "openvino")))
     monkeypatch.setattr(rounding, "pays", lambda *_: pays)

@@ -38,7 +38,7 @@ def recover(search: Search, screening: Screening, reserved: float) -> tuple[Tria
     Before each training, the drop of every trial after more training is predicted, with its uncertainty; the trial with the largest
     expected improvement is trained, for a part of the time or all of it (``expected_improvement.best_choice``). What probably meets the
     limit is thus trained first, as long as it needs, and bolder trials in the time that is left. Levels that were not screened are screened
-    if they promise clearly more. A share of the last training is kept for quantization-aware training, if INT8 costs accuracy.
+    if they promise clearly more. A share of the last training is for quantization-aware training, if INT8 costs accuracy.
 
     Args:
         search: state of the search.
@@ -50,7 +50,7 @@ def recover(search: Search, screening: Screening, reserved: float) -> tuple[Tria
     """
     store, screened, trained = search.runner.store, list(screening.trials), list[Trial]()
     untrained = _within_untrained(search, screened)
-    refused, rounds_well = list(screening.refused), set[str]()
+    refused = list(screening.refused)
     number = more = 0
     while True:
         forecast = Forecast(search, screened, trained, refused)
@@ -68,16 +68,14 @@ def recover(search: Search, screening: Screening, reserved: float) -> tuple[Tria
                 refused.append(level)
             continue
         trial = next(t for t in alive if t.name == step["trial"])
-        may_round = step["is_last"] and trial.name not in rounds_well and rounding.has_time(search, rounding.SHARE * step["seconds"])
-        after = _train(search, trial, number, step["seconds"] * (1 - rounding.SHARE if may_round else 1))
+        seconds = step["seconds"]
+        learns = step["is_last"] and store.once("rounding", "searching", partial(rounding.pays, search, trial, rounding.SHARE * seconds))
+        after = _train(search, trial, number, seconds * (1 - rounding.SHARE if learns else 1))
         screened[screened.index(trial)] = after
         if after.stopped:
             continue
         trained = [t for t in trained if t is not trial] + [after]
-        if may_round and not store.once(f"rounding {number}", "searching", partial(rounding.pays, search, after, search.goal.point)):
-            rounds_well.add(trial.name)
-            continue
-        if may_round and (learned := rounding.learn(search, after, search.seconds_left - reserved)):
+        if learns and (learned := rounding.learn(search, after, seconds * rounding.SHARE)):
             trained.append(learned)
         if step["is_last"]:
             break

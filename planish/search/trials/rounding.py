@@ -11,36 +11,37 @@ from planish.errors import PlanishError
 from planish.plan import Plan
 from planish.progress import note
 from planish.runs.runner import extend
-from planish.search.choice import format_drop
+from planish.search.choice import format_drop, standard_error
 from planish.search.state import DeployedCandidate, Search
 from planish.search.time_estimates import deploy_seconds
 from planish.search.trials.proposals import Trial
 
-_WORTH_POINTS = 0.2  # INT8 drop above which quantization-aware training is used
+_WORTH_POINTS = 0.2  # INT8 drop, less its standard error, above which quantization-aware training is used
+_LEAST_EXPORTS = 3  # minimum of its time, relative to the time to export a network and evaluate it
 SHARE = 0.3  # its share of the last round's time
 
 
-def has_time(search: Search, seconds: float) -> bool:
-    """Whether candidates are deployed in INT8, and so many seconds suffice to export one, and to train it for longer than that takes."""
-    return search.deployment.precision == "int8" and seconds > 3 * deploy_seconds(search)
+def pays(search: Search, trial: Trial, seconds: float) -> bool:
+    """Whether INT8 costs accuracy on validation by more than a standard error, so that quantization-aware training is worth its time.
 
-
-def pays(search: Search, trial: Trial, point: float = 1.0) -> bool:
-    """Whether the drop of the trial's INT8 file against its float network on validation is large enough for quantization-aware training.
+    An untrained trial is judged by the original: pruned networks lose about as much in INT8.
 
     Args:
         search: state of the search.
-        trial: a trained trial.
-        point: see ``Goal``.
+        trial: the trial that is trained next.
+        seconds: time for quantization-aware training.
     """
-    shipped = DeployedCandidate(trial.plan, search.deployment)
+    if search.deployment.precision != "int8" or seconds < _LEAST_EXPORTS * deploy_seconds(search):
+        return False
+    network = trial.plan if trial.history else Plan()
+    shipped = DeployedCandidate(network, search.deployment)
     try:
-        lost = search.runner.drop(shipped.plan, shipped.runtime, (trial.plan, "torch"), "validation")
+        lost = search.runner.drop(shipped.plan, shipped.runtime, (network, "torch"), "validation")
     except PlanishError:
         return False
-    much = lost.value > _WORTH_POINTS * point
-    cost = format_drop(lost.value, lost.unit)
-    note(f"INT8 costs {cost} on validation ({trial.name})" + ", so quantization-aware training follows" * much)
+    much = lost.value - standard_error(lost) > _WORTH_POINTS * search.goal.point
+    of = trial.name if trial.history else "the original"
+    note(f"INT8 costs {format_drop(lost.value, lost.unit)} on validation ({of})" + ", so quantization-aware training follows" * much)
     return much
 
 
