@@ -22,6 +22,7 @@ from planish.errors import TrainingError, first_line
 from planish.evaluation.torch_predictor import TorchPredictor
 from planish.measurement import digits_of, in_words
 from planish.models.batch_norm import raise_momentum
+from planish.models.folding import fold_batch_norm
 from planish.models.outputs import each
 from planish.models.storage import fingerprint
 from planish.models.strided import SafeStrides
@@ -29,6 +30,7 @@ from planish.progress import Stage, note
 from planish.task import metric_of
 from planish.training.batches import batches, batches_per_epoch
 from planish.training.checkpoint import TrainingState, identity, read_checkpoint, write_checkpoint
+from planish.training.distillation.compiled_teacher import compiled_teacher
 from planish.training.distillation.feature_transfer import FeatureStudent
 from planish.training.distillation.teacher_cache import TeacherCache, cache_of
 from planish.training.input_speed import Waiting, notes_on_input_speed
@@ -183,7 +185,12 @@ def fit(
     if teacher is not None:
         # feature transfer needs the teacher's feature maps, so its outputs are not cached
         cache = None if isinstance(module, FeatureStudent) else cache_of(teacher.module, settings.batch_size, done.bf16)
-        teacher = replace(teacher, module=copy.deepcopy(teacher.module).eval().to(accelerator.device).to(memory_format=layout))
+        taught_by = copy.deepcopy(teacher.module).eval().to(accelerator.device)
+        if cache is not None:
+            fold_batch_norm(taught_by)
+            if accelerator.device.type == "cpu":
+                taught_by = compiled_teacher(taught_by, input_spec, settings.batch_size, done.bf16)
+        teacher = replace(teacher, module=taught_by.to(memory_format=layout))
     resizing = ProgressiveResizing(module, input_spec, settings.start_scale, preprocessing.normalisation, targets)
     loss_of = _Loss(task, settings, Normalise.of(preprocessing), resizing, student, teacher, cache, accelerator.device, done.bf16, layout)
     count = batches_per_epoch(len(images), settings.batch_size)
