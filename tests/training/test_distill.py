@@ -61,7 +61,7 @@ def test_both_see_the_larger_view_each_at_its_own_size(artifact, task, student, 
 
     def watched(name: str) -> nn.Module:
         module = copy.deepcopy(artifact.module)
-        module.conv1.register_forward_pre_hook(lambda _, inputs: heights[name].add(inputs[0].shape[2]))
+        module.conv1.register_forward_pre_hook(lambda _, inputs: heights[name].add(int(inputs[0].shape[2])))
         return module
 
     original = replace(artifact, module=watched("teacher"), input_spec=InputSpec(1, teacher, teacher))

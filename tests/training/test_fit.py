@@ -286,7 +286,7 @@ def test_a_layer_that_is_used_twice_is_averaged_once():
     torch.testing.assert_close(average["one"].weight, torch.full((2, 2, 1, 1), 0.1))
 
 
-def test_teacher_and_student_see_the_same_images_and_the_teacher_does_not_change(task, network):
+def test_teacher_and_student_see_the_same_images_and_the_teacher_does_not_change(task, network, monkeypatch: pytest.MonkeyPatch):
     seen: list[torch.Tensor] = []
 
     class Watching(nn.Module):
@@ -312,6 +312,7 @@ def test_teacher_and_student_see_the_same_images_and_the_teacher_does_not_change
 
         seen: list[torch.Tensor] = []  # noqa: RUF012
 
+    monkeypatch.setattr("planish.training.distillation.compiled_teacher.find_spec", lambda _: None)  # the teacher stays in PyTorch
     teacher = Watching().train()
     fit(Noting(), task, SPEC, PREPROCESSING, FitSettings(**QUICK | {"epochs": 1, "augmentation": "light"}), teacher=Teacher(teacher))
     assert len(seen) == 6, "the first time to see which memory layout it takes"
