@@ -13,7 +13,7 @@ from torch import nn
 from planish.artifact import Source
 from planish.errors import ModelError, first_line
 from planish.files.trust import file_sha256, trust
-from planish.models import resnet
+from planish.models.builtin import NAMES, build_builtin, is_builtin
 from planish.models.detection import Detector
 from planish.models.detection.levels import (
     DETECTIONS,
@@ -86,7 +86,7 @@ def create(
     """Create a network for a task and an image format. New layers are initialised from torch's global random state.
 
     Args:
-        model: ``resnet20``, ``resnet14x2`` (of this package, see ``resnet.NAMES``), a name that another package adds (entry point
+        model: ``resnet20``, ``resnet14x2`` (of this package, see ``builtin.NAMES``), a name that another package adds (entry point
             ``planish.models``), ``torchvision:NAME``, ``timm:NAME``, a bare NAME (looked up in that order), ``FILE.py:factory``, or an
             ``nn.Module``. A factory is called with those of ``num_classes`` and ``channels`` (or ``in_chans``,
             ``in_channels``) that its signature has.
@@ -135,7 +135,7 @@ def create(
         if mean is not None and str(weights) != "imagenet":
             notes.append(f"{weights} is taken to expect the normalisation of {name}'s own weights")
     notes += bake_norms(module)
-    if not library and not resnet.is_ours(name):
+    if not library and not is_builtin(name):
         notes += check_eval_outputs(module, channels, image_size)
         notes += check_training_outputs(module, channels, image_size, num_classes)
     return Created(source, module, tuple(notes), state is not None, new_classifier, mean, std)
@@ -179,10 +179,10 @@ def _built(source: Source, module: nn.Module | None = None, image_size: int = WA
                 module = replace_classifier(module, classifier, source.num_classes)
         return module, notes
     kind, _, name = source.name.rpartition(":")
-    if source.name in installed_models() and not resnet.is_ours(source.name):
+    if source.name in installed_models() and not is_builtin(source.name):
         return unwrapped(from_package(source), source.channels, image_size)
     if kind == "":
-        return resnet.resnet(name, source.num_classes, source.channels), []
+        return build_builtin(name, source.num_classes, source.channels), []
     if kind.endswith(".onnx"):
         from planish.models.onnx.classifier import classifier_from_file
 
@@ -205,7 +205,7 @@ def names() -> list[str]:
 
     torchvisions = torchvision.models.list_models(module=torchvision.models)
     return [
-        *resnet.NAMES,
+        *NAMES,
         *installed_models(),
         *(f"torchvision:{name}" for name in torchvisions),
         *(f"timm:{name}" for name in timm.list_models()),
@@ -250,7 +250,7 @@ def _with_head(
     source = Source(name, num_classes, channels, sha256=_trusted_sha256(name), task=task, detections=detections)
     given = model if isinstance(model, nn.Module) else None
     own, did = None, list[str]()
-    if decodes(given) or name.rpartition(":")[0].endswith(".py") or (name in installed_models() and not resnet.is_ours(name)):
+    if decodes(given) or name.rpartition(":")[0].endswith(".py") or (name in installed_models() and not is_builtin(name)):
         own, did = _built(source, given)
     if own is not None and decodes(own):
         if weights is not None:
@@ -342,7 +342,7 @@ def _full_name(name: str) -> str:
     kind, colon, rest = name.rpartition(":")
     if kind.endswith(".py"):
         return f"{Path(kind).resolve().as_posix()}:{rest}"
-    if resnet.is_ours(name) or name in installed_models():
+    if is_builtin(name) or name in installed_models():
         return name
     if name.endswith(_WEIGHTS):
         raise ModelError(
@@ -369,7 +369,7 @@ def _full_name(name: str) -> str:
     raise ModelError(
         f"no network is called {name!r}",
         "a network is one of ours ("
-        + ", ".join((*resnet.NAMES, *installed_models()))
+        + ", ".join((*NAMES, *installed_models()))
         + "), torchvision:NAME, timm:NAME or FILE.py:factory",
         f"did you mean {' or '.join(near)}?" if near else "see planish.models.names()",
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -79,13 +80,19 @@ def batches(
     """
     order = order_of(targets, len(images), settings, epoch)
     generator = torch.Generator().manual_seed(settings.seed * 100_003 + epoch)
-    change = task.augment(spec, settings.augment_settings)
+    wanted_changes = settings.augment_settings
+    mirrored = np.zeros(len(images), bool)
+    if settings.alternates_flips and isinstance(targets, np.ndarray):
+        wanted_changes = replace(wanted_changes, flip=False)
+        mirrored = (np.random.default_rng(settings.seed).random(len(images)) < 0.5) ^ (epoch % 2 == 0)
+    change = task.augment(spec, wanted_changes)
 
     def make(number: int) -> Batch:
         chosen = order[number * settings.batch_size : (number + 1) * settings.batch_size]
         forward = np.argsort(chosen)  # read the disk in order, but keep the batch shuffled: sorted, mixup would pair images of one class
         pixels = np.empty((len(chosen), *images.shape[1:]), np.uint8)
         pixels[forward] = images[chosen[forward]]
+        pixels[mirrored[chosen]] = pixels[mirrored[chosen]][:, :, ::-1]
         batch = torch.from_numpy(pixels).permute(0, 3, 1, 2)
         batch, wanted = change(batch, task.batch_targets(targets, chosen, spec), generator)
         return batch.permute(0, 2, 3, 1), wanted

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
 # modifications of this package, in the order of application: those that change the structure come before those that depend on it
 MODIFICATIONS = (
-    "depth", "width", "kernels", "downsampling", "pooling", "squeeze_excitation", "norm", "activation", "initialization", "dropout",
-    "dropconnect", "stochastic_depth",
+    "depth", "width", "kernels", "downsampling", "pooling", "squeeze_excitation", "norm", "activation", "initialization", "whitening",
+    "dropout", "dropconnect", "stochastic_depth",
 )  # fmt: skip
 _DECLARED = "modification_after"  # attribute of other packages' techniques: name of the modification after which they are applied
 _FEW = 300  # images per class

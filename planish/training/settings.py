@@ -26,6 +26,8 @@ class FitSettings:
         batch_size: images per step.
         optimizer: ``sgd`` with Nesterov momentum, or ``adamw`` (Loshchilov & Hutter 2019, arXiv:1711.05101).
         learning_rate: peak learning rate.
+        bias_rate: learning rate of the biases of batch norm relative to that of all other parameters; in short trainings a large one
+            saves epochs (Page 2019, How to train your ResNet).
         momentum: momentum of ``sgd``.
         weight_decay: weight decay; not applied to biases and parameters of normalisation layers.
         l1: factor of the L1 penalty on weights, added to the loss; not applied to biases and normalisation layers. It brings weights close
@@ -54,6 +56,8 @@ class FitSettings:
         cutmix_alpha: the same for CutMix, for classification (Yun et al. 2019, arXiv:1905.04899); with both, each batch gets one of them.
         augmentation: a strength, or operations with their strengths, ``{"rotate": 15}``; see ``planish.data.augmentation.policy``.
         flip: whether augmentation includes horizontal flips; False for digits, letters, arrows.
+        alternating_flip: mirror each image in every second epoch instead of at random, if ``flip`` and the strength ``light`` or
+            ``standard`` allow it; not for targets with positions (Jordan 2024, arXiv:2404.00498).
         mosaic: share of training images of a detector or segmenter that are mosaics of four (Bochkovskiy et al. 2020, arXiv:2004.10934).
         copy_paste: share of training images with objects pasted from another image, given masks (Ghiasi et al. 2021, arXiv:2012.07177).
         start_scale: height and width of images in the first 70 % of the training, as a share of the full ones, rounded to multiples of 32
@@ -77,6 +81,7 @@ class FitSettings:
     batch_size: int = Field(default=128, ge=2)
     optimizer: Literal["sgd", "adamw"] = "sgd"
     learning_rate: float = Field(default=0.1, gt=0)
+    bias_rate: float = Field(default=1.0, gt=0)
     momentum: float = Field(default=0.9, ge=0, lt=1)
     weight_decay: float = Field(default=5e-4, ge=0)
     l1: float = Field(default=0.0, ge=0)
@@ -94,6 +99,7 @@ class FitSettings:
     cutmix_alpha: float = Field(default=0.0, ge=0)
     augmentation: Augmentation = "light"
     flip: bool = True
+    alternating_flip: bool = False
     mosaic: float = Field(default=0.0, ge=0, le=1)
     copy_paste: float = Field(default=0.0, ge=0, le=1)
     start_scale: float = Field(default=1.0, gt=0, le=1)
@@ -109,6 +115,11 @@ class FitSettings:
     def warmup_share(self) -> float:
         """Share of the training during which the learning rate rises."""
         return min(0.5, self.warmup_epochs / self.epochs)
+
+    @property
+    def alternates_flips(self) -> bool:
+        """Whether images are mirrored in every second epoch."""
+        return self.alternating_flip and self.flip and self.augmentation in ("light", "standard")
 
     @property
     def augment_settings(self) -> AugmentSettings:

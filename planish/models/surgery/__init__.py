@@ -8,6 +8,7 @@ from planish.models.surgery.norm import Norm
 from planish.models.surgery.pooling import Downsampling, Pooling
 from planish.models.surgery.regularization import DropConnect, Dropout, StochasticDepth
 from planish.models.surgery.squeeze_excitation import SqueezeExcitation
+from planish.models.surgery.whitening import Whitening
 
 __all__ = [
     "Activation",
@@ -21,4 +22,5 @@ __all__ = [
     "Pooling",
     "SqueezeExcitation",
     "StochasticDepth",
+    "Whitening",
 ]
