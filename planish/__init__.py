@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from planish.commands.deployment.verify import verify
     from planish.commands.doctor import doctor
     from planish.commands.evaluate import evaluate
+    from planish.commands.experiments.backbones import backbones
     from planish.commands.experiments.compare import compare
     from planish.commands.experiments.ensembles import ensembles
     from planish.commands.experiments.experiment import experiment
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from planish.commands.train import train
 
 __all__ = [
-    "bench", "compare", "compress", "crossval", "demo", "doctor", "ensembles", "evaluate", "experiment", "explain", "few_shot",
+    "backbones", "bench", "compare", "compress", "crossval", "demo", "doctor", "ensembles", "evaluate", "experiment", "explain", "few_shot",
     "label_issues", "learning_curve", "monitor", "optimize", "retrain", "serve", "train", "verify",
 ]  # fmt: skip
 __version__ = "0.1.0"

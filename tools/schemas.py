@@ -19,6 +19,7 @@ from pydantic import TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import core_schema
 
+from planish.datacentric.backbones import Backbones
 from planish.datacentric.folds import Folds
 from planish.datacentric.label_issues import LabelIssues
 from planish.datacentric.learning_curve import LearningCurve
@@ -49,6 +50,7 @@ FORMATS: dict[str, type] = {
     "ensembles": EnsembleStudy,
     "folds": Folds,
     "learning_curve": LearningCurve,
+    "backbones": Backbones,
     "label_issues": LabelIssues,
     "retraining": Retraining,
     "splits": SplitsFile,

@@ -136,6 +136,14 @@ def _learning_curve(result: Any, given: Arguments) -> None:
     _line("page", _folder(result, given) / "learning_curve.html")
 
 
+def _backbones(result: Any, given: Arguments) -> None:
+    from planish.report.pages.backbones import backbones_table, recommendation
+
+    stdout.print(backbones_table(result.backbones))
+    stdout.print(recommendation(result))
+    _line("page", _folder(result, given) / "backbones.html")
+
+
 def _few_shot(result: Any, given: Arguments) -> None:
     from planish.report.pages.few_shot import few_shot_table
 
@@ -208,9 +216,9 @@ def _folder(result: Any, given: Arguments) -> Path:
 
 
 SHOW: dict[str, Show] = {
-    "alert_rules": _file, "bench": _bench, "compare": _compared, "compress": _compressed, "crossval": _folds, "data": _data, "demo": _run,
-    "doctor": _doctor, "ensembles": _ensembles, "evaluate": _evaluated, "experiment": _experiment, "explain": _explanation,
-    "export": _bundle, "few_shot": _few_shot, "label_candidates": _labels, "label_issues": _label_issues,
+    "alert_rules": _file, "backbones": _backbones, "bench": _bench, "compare": _compared, "compress": _compressed, "crossval": _folds,
+    "data": _data, "demo": _run, "doctor": _doctor, "ensembles": _ensembles, "evaluate": _evaluated, "experiment": _experiment,
+    "explain": _explanation, "export": _bundle, "few_shot": _few_shot, "label_candidates": _labels, "label_issues": _label_issues,
     "learning_curve": _learning_curve, "monitor": _monitored, "optimize": _run, "recipes": _recipes, "report": _file,
     "retrain": _retrained, "serve": _nothing, "sign": _file, "tile": _tiles, "train": _trained, "verify": _verified,
 }  # fmt: skip
@@ -244,6 +252,10 @@ def watch_of(command: str, shown: TerminalProgress | None) -> Callable[[Any], No
         from planish.report.terminal import candidate_table
 
         return lambda candidates: shown.show(candidate_table(candidates, most=16))
+    if command == "backbones":
+        from planish.report.pages.backbones import backbones_table
+
+        return lambda found: shown.show(backbones_table(found))
     if command == "crossval":
         from planish.report.pages.folds import folds_table
 

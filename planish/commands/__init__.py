@@ -18,6 +18,7 @@ from planish.commands.deployment.sign import sign
 from planish.commands.deployment.verify import verify
 from planish.commands.doctor import doctor
 from planish.commands.evaluate import evaluate
+from planish.commands.experiments.backbones import backbones
 from planish.commands.experiments.compare import compare
 from planish.commands.experiments.ensembles import ensembles
 from planish.commands.experiments.experiment import experiment
@@ -29,7 +30,7 @@ from planish.commands.report import report
 from planish.commands.train import Trained, train
 
 __all__ = [
-    "Compressed", "Trained", "alert_rules", "bench", "compare", "compress", "crossval", "data", "demo", "doctor", "ensembles", "evaluate",
-    "experiment", "explain", "export", "few_shot", "label_candidates", "label_issues", "learning_curve", "monitor", "optimize", "recipes",
-    "report", "retrain", "serve", "sign", "tile", "train", "verify",
+    "Compressed", "Trained", "alert_rules", "backbones", "bench", "compare", "compress", "crossval", "data", "demo", "doctor", "ensembles",
+    "evaluate", "experiment", "explain", "export", "few_shot", "label_candidates", "label_issues", "learning_curve", "monitor", "optimize",
+    "recipes", "report", "retrain", "serve", "sign", "tile", "train", "verify",
 ]  # fmt: skip

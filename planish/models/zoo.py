@@ -113,7 +113,7 @@ def create(
         raise ModelError(
             f"{kind} as the network", "it is a torch.nn.Module or the name of a network", "hand over an instance, weights apart"
         )
-    name = _full_name(model)
+    name = full_name(model)
     source = Source(name, num_classes, channels, sha256=_trusted_sha256(name), task=task)
     module, unwrapping = _built(source, image_size=image_size)
     state = None if weights is None else _library_weights(name) if weights == "imagenet" else read_weights(Path(weights), module)
@@ -246,7 +246,7 @@ def _with_head(
     if isinstance(model, str) and (known := f"torchvision:{model.removeprefix('torchvision:')}") in _with_own_head(task):
         created = _torchvisions_own(Source(known, num_classes, channels, task=task, detections=detections), weights)
         return replace(created, notes=(*created.notes, *limits))
-    name = "module" if isinstance(model, nn.Module) else _full_name(model)
+    name = "module" if isinstance(model, nn.Module) else full_name(model)
     source = Source(name, num_classes, channels, sha256=_trusted_sha256(name), task=task, detections=detections)
     given = model if isinstance(model, nn.Module) else None
     own, did = None, list[str]()
@@ -337,7 +337,7 @@ def _has_classifier(state: State, module: nn.Module, channels: int) -> bool:
     return key in state and state[key].shape == module.get_parameter(key).shape
 
 
-def _full_name(name: str) -> str:
+def full_name(name: str) -> str:
     """The full name: ``torchvision:resnet18`` for ``resnet18``; the path of a factory's file is made absolute."""
     kind, colon, rest = name.rpartition(":")
     if kind.endswith(".py"):
@@ -352,7 +352,7 @@ def _full_name(name: str) -> str:
         fix = "name the function: FILE.py:factory" if name.endswith(".py") else "optimize and explain take it"
         raise ModelError(f"{name} names no network that can be trained", "it is a function in a Python file, or a library's network", fix)
     if "timm/" in name:  # Hugging Face's name of timm networks: hf-hub:timm/NAME
-        return _full_name(f"timm:{name.rpartition('timm/')[2]}")
+        return full_name(f"timm:{name.rpartition('timm/')[2]}")
     if colon and kind not in ("torchvision", "timm"):
         raise ModelError(f"no network is called {name!r}", "before the colon stands 'torchvision', 'timm' or a FILE.py")
     import torchvision
