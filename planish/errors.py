@@ -45,6 +45,10 @@ class ModelError(PlanishError):
     """A network or weights that cannot be used."""
 
 
+class DeviceError(PlanishError):
+    """A device that cannot be reached or used."""
+
+
 class TrainingError(PlanishError):
     """Training that cannot continue, most often because the loss is NaN."""
 

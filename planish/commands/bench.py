@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,12 +14,22 @@ if TYPE_CHECKING:
     from planish.evaluation.latency import LatencyReport
 
 
-def bench(models: Sequence[str | Path], *, runtime: str = "auto", threads: int = 1, batch: int = 1, seconds: float = 2.5) -> LatencyReport:
+def bench(
+    models: Sequence[str | Path],
+    *,
+    runtime: str = "auto",
+    device: str | None = None,
+    threads: int = 1,
+    batch: int = 1,
+    seconds: float = 2.5,
+) -> LatencyReport:
     """Time exported models side by side, each in its own process; give one twice to see this machine's noise.
 
     Args:
         models: Bundles, runs or .onnx files; the first is the baseline.
         runtime: Runtime to use; auto uses each bundle's own.
+        device: Device that they run on: ssh://user@host:port/path/of/python; by default this machine. It needs Python 3.9 or later, numpy
+            and the runtime.
         threads: Number of threads the runtime may use.
         batch: Batch size.
         seconds: Seconds of timing per model.
@@ -28,11 +39,16 @@ def bench(models: Sequence[str | Path], *, runtime: str = "auto", threads: int =
 
     Raises:
         ModelError: there are fewer than two models, or one cannot be opened.
+        DeviceError: the device cannot be reached.
 
     Example:
         $ planish bench runs/a/bundle runs/b/bundle --threads 1
+        $ planish bench runs/a/bundle runs/b/bundle --device ssh://pi@raspberry.local
     """
+    from planish.devices.remote.ssh import SshDevice
+    from planish.devices.remote.state import describe_device, note_changes
     from planish.evaluation.latency import LatencySettings, measure_latency
+    from planish.progress import note
     from planish.runs.open_model import open_model
 
     at_least(1, threads=threads, batch=batch)
@@ -47,5 +63,13 @@ def bench(models: Sequence[str | Path], *, runtime: str = "auto", threads: int =
         while name in names:
             name, number = f"{model} ({number})", number + 1
         names.append(name)
-    subjects = {n: open_model(m, runtime).subject(threads, batch) for n, m in zip(names, models, strict=True)}
-    return measure_latency(subjects, names[0], LatencySettings(threads, batch, seconds))
+    settings = LatencySettings(threads, batch, seconds)
+    with nullcontext() if device is None else SshDevice(device) as there:
+        before = None if there is None else there.describe()
+        subjects = {n: open_model(m, runtime).subject(threads, batch) for n, m in zip(names, models, strict=True)}
+        if there is None or before is None:
+            return measure_latency(subjects, names[0], settings)
+        note(f"{device} is {describe_device(before)}")
+        report = measure_latency(subjects, names[0], settings, there)
+        note_changes(before, there.state())
+    return report

@@ -9,16 +9,24 @@ from typing import Any
 _EXTRAS = {"serve": "fastapi", "ray": "ray", "sign": "cryptography", "litert": "ai_edge_litert", "executorch": "executorch"}
 
 
-def doctor() -> dict[str, Any]:
+def doctor(*, device: str | None = None) -> dict[str, Any]:
     """What this machine can run: hardware, versions and runtimes; and what to install for anything missing.
 
+    Args:
+        device: Device to describe instead: ssh://user@host:port/path/of/python.
+
     Returns:
-        Values by section: machine, training, runtimes, extras.
+        Values by section: machine, training, runtimes, extras; of a device only machine and runtimes.
+
+    Raises:
+        DeviceError: the device cannot be reached.
 
     Example:
         $ planish doctor --json
+        $ planish doctor --device ssh://pi@raspberry.local
     """
-
+    if device is not None:
+        return _of_device(device)
     import torch
 
     from planish.devices.machine import describe_machine
@@ -39,3 +47,13 @@ def doctor() -> dict[str, Any]:
         "runtimes": runtimes,
         "extras": extras,
     }
+
+
+def _of_device(address: str) -> dict[str, Any]:
+    from planish.devices.remote.on_device import PACKAGES, RUNTIMES
+    from planish.devices.remote.ssh import SshDevice
+
+    with SshDevice(address) as device:
+        found = device.describe()
+    runtimes = {name: found.pop(name) or f"missing; pip install {PACKAGES[name]}" for name in RUNTIMES}
+    return {"machine": found, "runtimes": runtimes}

@@ -9,18 +9,20 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from planish.devices.latency_worker import Array, Header, pack, unpack
-from planish.errors import ModelError
+from planish.errors import DeviceError, ModelError, PlanishError
 
 if TYPE_CHECKING:
     from planish.artifact import Pixels
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
+
+_CONNECTION_LOST = 255  # exit code of ssh
 
 
 class WorkerProcess:
@@ -30,16 +32,17 @@ class WorkerProcess:
         name: of the subject, for messages.
         threads: size of its thread pools, set before anything is imported.
         timeout: limit of a request in seconds.
+        command: another command that runs a worker, on a device; None for one on this machine.
     """
 
-    def __init__(self, name: str, threads: int, timeout: float) -> None:
-        self.name, self.timeout = name, timeout
+    def __init__(self, name: str, threads: int, timeout: float, command: Sequence[str] | None = None) -> None:
+        self.name, self.timeout, self._remote = name, timeout, command is not None
         # the loader must be importable as in this process, whatever its search path is
         path = os.pathsep.join(os.path.abspath(p) for p in sys.path)
         environment = os.environ | dict.fromkeys(THREAD_VARIABLES, str(threads)) | {"PYTHONPATH": path}
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 closed in close(); a pipe nobody reads would fill and block
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "planish.devices.latency_worker"],
+            command or [sys.executable, "-P", "-m", "planish.devices.latency_worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._stderr,
@@ -61,6 +64,7 @@ class WorkerProcess:
 
         Raises:
             ModelError: the model failed, the process died, or the timeout was reached.
+            DeviceError: the connection to the device was lost.
         """
         self._send({"do": do, **header})
         return self.wait()
@@ -118,10 +122,12 @@ class WorkerProcess:
         cause = " (most likely the memory was used up)" if -code == signal.SIGKILL else ""
         return f"was killed by {signal.Signals(-code).name}{cause}"
 
-    def _failure(self, what: str) -> ModelError:
+    def _failure(self, what: str) -> PlanishError:
         self._stderr.seek(0)
         tail = self._stderr.read().decode(errors="replace").strip().splitlines()[-8:]
         said = "; its last words:\n" + "\n".join(tail) if tail else ""
+        if self._remote and self._process.poll() == _CONNECTION_LOST:
+            return DeviceError(f"the connection was lost while {self.name!r} was timed{said}", "a device stays reachable while it measures")
         return ModelError(
             f"{self.name!r} cannot be timed: its process {what}{said}", "a model is timed by loading it and running it on sample images"
         )

@@ -14,6 +14,7 @@ import math
 import random
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from pathlib import Path
 from time import monotonic, sleep
 from typing import Any, Literal
 
@@ -24,7 +25,8 @@ from pydantic.dataclasses import dataclass
 
 from planish.devices.latency_process import WorkerProcess
 from planish.devices.machine import cpu_model
-from planish.errors import GoalError
+from planish.devices.remote.ssh import LOADER, SshDevice
+from planish.errors import DeviceError, GoalError, first_line
 from planish.evaluation.statistics.intervals import Interval, bootstrap_mean, over_launches, paired_ratio
 from planish.measurement import Measurement
 from planish.progress import Stage, note
@@ -44,6 +46,7 @@ _ROUNDS = 5
 _BUSY_MACHINE = 10.0  # in %: with a noise floor whose interval reaches this, relevant differences go undetected
 _MAX_CALLS = 2000
 _KEPT_SAMPLES = 2000
+_RECONNECTIONS, _RECONNECTION_SECONDS = 3, 2.0  # after a lost connection; the pause doubles each time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,16 +165,20 @@ def verdict(ratio: Measurement, noise_floor: Measurement) -> Verdict:
     return "no difference"
 
 
-def measure_latency(subjects: Mapping[str, Subject], baseline: str, settings: LatencySettings) -> LatencyReport:
+def measure_latency(
+    subjects: Mapping[str, Subject], baseline: str, settings: LatencySettings, device: SshDevice | None = None
+) -> LatencyReport:
     """Time the subjects against the baseline. Nothing else should run on the machine at the same time.
 
     Args:
         subjects: models by name.
         baseline: name of the subject that ratios are relative to.
         settings: threads, batch size and time.
+        device: where they run; None for this machine. Files are sent to a device once.
 
     Raises:
         ModelError: a subject does not load, fails, crashes or hangs; the message names it.
+        DeviceError: the device cannot be reached, or the connection is lost again and again.
     """
     if baseline not in subjects:
         raise ValueError(f"the baseline {baseline!r} is not among the subjects {', '.join(subjects)}")
@@ -180,6 +187,8 @@ def measure_latency(subjects: Mapping[str, Subject], baseline: str, settings: La
             raise ValueError(
                 f"{name!r}: images are {subject.images.dtype} {subject.images.shape}, they must be uint8 (N, H, W, C), N at least 1"
             )
+    if device is not None:
+        subjects = {name: _on_device(subject, device) for name, subject in subjects.items()}
     everyone = {**subjects, _COPY: subjects[baseline]}
     order = random.Random(settings.seed)
     launches, seconds = settings.launches, settings.seconds / settings.launches * len(everyone)
@@ -192,30 +201,16 @@ def measure_latency(subjects: Mapping[str, Subject], baseline: str, settings: La
                 note(f"latency was measured in {launch} launches instead of {launches}, for lack of time: its intervals are wider")
                 launches = stage.total = launch
                 break
-            with ExitStack() as stack:
-                workers = _start(everyone, settings, stack)
-                turn = {n: _calls_a_turn(w.ask("warm_up")[0]["call_ms"]) for n, w in workers.items()}
-                for name in workers:
-                    calls[name].append([])
-                start, done = monotonic(), 0
-                while done < settings.rounds or monotonic() - start < seconds:
-                    names = list(workers)
-                    order.shuffle(names)
-                    for name in names:
-                        _, times = workers[name].ask("run", calls=turn[name])
-                        assert times is not None
-                        calls[name][-1].append(times)
-                        if settings.threads > 1:
-                            sleep(0.005)  # thread pools spin for a while after a call, which would slow down the next subject
-                    done += 1
-                for name, worker in workers.items():
-                    memory[name].append(float(worker.ask("memory")[0]["peak_memory_bytes"]))
+            for name, (rounds, peak) in _launch(everyone, settings, seconds, order, device).items():
+                calls[name].append(rounds)
+                memory[name].append(peak)
             stage.advance()
-    floor = noise_floor_of(_medians(calls[baseline]), _medians(calls[_COPY]), subjects[baseline].runtime, settings.seed)
+    where = cpu_model() if device is None else device.name
+    floor = noise_floor_of(_medians(calls[baseline]), _medians(calls[_COPY]), subjects[baseline].runtime, settings.seed, where)
     if floor.high is not None and floor.high > _BUSY_MACHINE:
         note(f"two copies of {baseline!r} may differ by {floor.high:.0f}% just now: end other programs, or give it more seconds")
     measured = {
-        n: _measurements(calls[n], calls[baseline], memory[n], s.runtime, settings.seed, n == baseline) for n, s in subjects.items()
+        n: _measurements(calls[n], calls[baseline], memory[n], s.runtime, where, settings.seed, n == baseline) for n, s in subjects.items()
     }
     return LatencyReport(
         baseline=baseline,
@@ -233,6 +228,51 @@ def measure_latency(subjects: Mapping[str, Subject], baseline: str, settings: La
     )
 
 
+def _launch(
+    everyone: Mapping[str, Subject], settings: LatencySettings, seconds: float, order: random.Random, device: SshDevice | None
+) -> dict[str, tuple[list[npt.NDArray[np.float64]], float]]:
+    """Start all processes and time them in turn; return, by subject, the latencies of each round in ms and the peak memory in bytes.
+
+    If the connection to a device is lost, everything is started again, at most ``_RECONNECTIONS`` times.
+    """
+    for attempt in range(_RECONNECTIONS + 1):
+        try:
+            return _launch_once(everyone, settings, seconds, order, device)
+        except DeviceError as error:
+            if attempt == _RECONNECTIONS:
+                raise
+            note(f"{first_line(error)}; this launch is repeated")
+            sleep(_RECONNECTION_SECONDS * 2**attempt)
+    raise AssertionError
+
+
+def _launch_once(
+    everyone: Mapping[str, Subject], settings: LatencySettings, seconds: float, order: random.Random, device: SshDevice | None
+) -> dict[str, tuple[list[npt.NDArray[np.float64]], float]]:
+    with ExitStack() as stack:
+        workers = _start(everyone, settings, stack, device)
+        turn = {n: _calls_a_turn(w.ask("warm_up")[0]["call_ms"]) for n, w in workers.items()}
+        calls: dict[str, list[npt.NDArray[np.float64]]] = {name: [] for name in everyone}
+        start, done = monotonic(), 0
+        while done < settings.rounds or monotonic() - start < seconds:
+            names = list(workers)
+            order.shuffle(names)
+            for name in names:
+                _, times = workers[name].ask("run", calls=turn[name])
+                assert times is not None
+                calls[name].append(times)
+                if settings.threads > 1:
+                    sleep(0.005)  # thread pools spin for a while after a call, which would slow down the next subject
+            done += 1
+        return {name: (calls[name], float(worker.ask("memory")[0]["peak_memory_bytes"])) for name, worker in workers.items()}
+
+
+def _on_device(subject: Subject, device: SshDevice) -> Subject:
+    """Return the subject as it is loaded on the device, after sending its files."""
+    places = device.send([Path(file) for file in subject.arguments["files"]])
+    return dataclasses.replace(subject, loader=LOADER, arguments={**subject.arguments, "files": places})
+
+
 def process_seconds(subject: Subject, settings: LatencySettings) -> float:
     """Return the seconds of one process in one launch of ``measure_latency``: start, load the file, warm up, and run the timed calls.
 
@@ -248,11 +288,13 @@ def process_seconds(subject: Subject, settings: LatencySettings) -> float:
     return monotonic() - begun
 
 
-def _start(subjects: Mapping[str, Subject], settings: LatencySettings, stack: ExitStack) -> dict[str, WorkerProcess]:
+def _start(
+    subjects: Mapping[str, Subject], settings: LatencySettings, stack: ExitStack, device: SshDevice | None = None
+) -> dict[str, WorkerProcess]:
     """Start all processes and load all models, in parallel since loading is not timed."""
     workers = {}
     for name, subject in subjects.items():
-        workers[name] = WorkerProcess(name, settings.threads, settings.timeout)
+        workers[name] = (WorkerProcess if device is None else device.worker)(name, settings.threads, settings.timeout)
         stack.callback(workers[name].close)
         workers[name].start_loading(subject.loader, subject.arguments, subject.imports, settings.batch, subject.images)
     for worker in workers.values():
@@ -278,7 +320,7 @@ def _ratio(baseline: list[list[npt.NDArray[np.float64]]], other: list[list[npt.N
 
 
 def noise_floor_of(
-    baseline: Sequence[npt.ArrayLike], copy: Sequence[npt.ArrayLike], runtime: str = "", seed: int = 0
+    baseline: Sequence[npt.ArrayLike], copy: Sequence[npt.ArrayLike], runtime: str = "", seed: int = 0, device: str = ""
 ) -> Measurement:  # fmt: skip
     """Return the noise floor: the deviation from 1 of the latency ratio of two copies of one file, in %.
 
@@ -287,12 +329,13 @@ def noise_floor_of(
         copy: the same for the second copy.
         runtime: runtime of both.
         seed: seed of the bootstrap, see ``paired_ratio``.
+        device: name of the processor; empty for that of this machine.
     """
     ratio = paired_ratio(baseline, copy, seed)
     apart = [abs(math.log(r)) for r in ratio]
     nearest = 0.0 if ratio.low <= 1 <= ratio.high else min(apart[1:])
     value, low, high = (100 * math.expm1(x) for x in (apart[0], nearest, max(apart[1:])))
-    return Measurement("noise_floor", value, "%", len(baseline), False, low, high, cpu_model(), runtime)
+    return Measurement("noise_floor", value, "%", len(baseline), False, low, high, device or cpu_model(), runtime)
 
 
 def _measurements(
@@ -300,6 +343,7 @@ def _measurements(
     baseline: list[list[npt.NDArray[np.float64]]],
     memory: list[float],
     runtime: str,
+    device: str,
     seed: int,
     is_baseline: bool,
 ) -> dict[str, Measurement]:
@@ -313,7 +357,7 @@ def _measurements(
         "peak_memory_bytes": ("bytes", len(memory), False, bootstrap_mean(memory, seed)),
     }
     return {
-        name: Measurement(name, interval.value, unit, n, higher, interval.low, interval.high, cpu_model(), runtime)
+        name: Measurement(name, interval.value, unit, n, higher, interval.low, interval.high, device, runtime)
         for name, (unit, n, higher, interval) in found.items()
     }
 

@@ -21,7 +21,7 @@ QUICK = ("alert-rules", "data", "doctor", "explain", "recipes", "sign", "tile", 
 ELSEWHERE = (
     "git", "pip", "make", "planish demo", "planish install-completion", "planish monitor http:", "planish export model photos/ --to litert",
     "planish serve photos=runs/photos photos@2", "planish retrain", "planish report",
-    "planish train discs.csv", "planish optimize discs.csv",
+    "planish train discs.csv", "planish optimize discs.csv", "planish doctor --device", "planish bench runs/photos/bundle runs/smaller",
 )  # fmt: skip
 # Options that take long, with what they become; None for options that are left out.
 SHORTER = {
