@@ -368,9 +368,7 @@ def full_name(name: str) -> str:
     near = [short[n] for n in difflib.get_close_matches(rest, short, n=3)]
     raise ModelError(
         f"no network is called {name!r}",
-        "a network is one of ours ("
-        + ", ".join((*NAMES, *installed_models()))
-        + "), torchvision:NAME, timm:NAME or FILE.py:factory",
+        "a network is one of ours (" + ", ".join((*NAMES, *installed_models())) + "), torchvision:NAME, timm:NAME or FILE.py:factory",
         f"did you mean {' or '.join(near)}?" if near else "see planish.models.names()",
     )
 

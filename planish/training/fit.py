@@ -367,9 +367,8 @@ def _optimizer(module: nn.Module, settings: FitSettings, freezer: LayerFreezer) 
         raise TrainingError("no parameter of the network can be trained", "at least one needs requires_grad")
     # no weight decay for biases and parameters of normalisation layers
     biases = {layer.bias for layer in module.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)}
-    kinds = {
-        p: (settings.weight_decay if p.ndim > 1 else 0.0, freezer.rate_of(p) * (settings.bias_rate if p in biases else 1.0)) for p in trained
-    }
+    rates = {p: freezer.rate_of(p) * (settings.bias_rate if p in biases else 1.0) for p in trained}
+    kinds = {p: (settings.weight_decay if p.ndim > 1 else 0.0, rates[p]) for p in trained}
     groups = [
         {"params": [p for p in trained if kinds[p] == kind], "weight_decay": kind[0], "factor": kind[1]}
         for kind in dict.fromkeys(kinds.values())

@@ -18,7 +18,7 @@ from planish.models.zoo import create, names
 from planish.report.pages.backbones import recommendation
 from planish.testing import write_shapes
 
-FACTORIES = '''
+FACTORIES = """
 from torch import nn
 
 def wide(num_classes, channels):
@@ -36,7 +36,7 @@ def broken(num_classes, channels):
 def _body(channels, width):
     return [nn.Conv2d(channels, width, 5, 2, 2), nn.BatchNorm2d(width), nn.ReLU(), nn.Conv2d(width, width, 3, padding=1),
             nn.BatchNorm2d(width), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
-'''
+"""
 
 
 @pytest.fixture(scope="module")

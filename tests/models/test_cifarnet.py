@@ -20,7 +20,9 @@ from planish.plan import Plan
 from planish.testing import write_shapes
 
 
-@pytest.mark.parametrize(("name", "size", "channels", "width"), [("cifarnet", 32, 3, 256), ("cifarnetx0.25", 28, 1, 64), ("cifarnetx2", 9, 3, 512)])
+@pytest.mark.parametrize(
+    ("name", "size", "channels", "width"), [("cifarnet", 32, 3, 256), ("cifarnetx0.25", 28, 1, 64), ("cifarnetx2", 9, 3, 512)]
+)
 def test_it_takes_small_images(name: str, size: int, channels: int, width: int) -> None:
     created = create(name, num_classes=7, channels=channels, image_size=size)
     assert created.module.eval()(torch.randn(2, channels, size, size)).shape == (2, 7)

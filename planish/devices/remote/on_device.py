@@ -109,8 +109,8 @@ def state() -> dict[str, Any]:
 def receive(limit_bytes: int) -> None:
     """Store files from stdin under the hash of their content, and remove those used longest ago beyond ``limit_bytes``.
 
-    Stdin is a line with a JSON list of ``[folder, name, size, sha256]``; then, after the indices of the missing files were printed as a line
-    of JSON, their bytes. The paths of all files are printed as a last line of JSON.
+    Stdin is a line with a JSON list of ``[folder, name, size, sha256]``; then, after the indices of the missing files were printed as a
+    line of JSON, their bytes. The paths of all files are printed as a last line of JSON.
     """
     wanted = json.loads(sys.stdin.buffer.readline())
     paths = [FOLDER / folder / name for folder, name, _, _ in wanted]
