@@ -45,6 +45,10 @@ class ModelError(PlanishError):
     """A network or weights that cannot be used."""
 
 
+class WeightsMissingError(ModelError):
+    """Pretrained weights of a library that cannot be downloaded, or do not exist."""
+
+
 class DeviceError(PlanishError):
     """A device that cannot be reached or used."""
 

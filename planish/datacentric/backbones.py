@@ -18,7 +18,7 @@ from planish.artifact import Artifact
 from planish.compression import Int8
 from planish.data import require_classes
 from planish.datacentric.few_shot import features, logistic_regression
-from planish.errors import ModelError, first_line
+from planish.errors import ModelError, WeightsMissingError, first_line
 from planish.evaluation.evaluate import evaluate
 from planish.evaluation.latency import LEAST_LAUNCHES, LatencySettings
 from planish.evaluation.metrics.classification import percent, share
@@ -35,7 +35,7 @@ from planish.models.storage import load_artifact, save_artifact
 from planish.models.weights.pretrained import licence_of, weights_of_each
 from planish.models.zoo import factory_file, full_name
 from planish.plan import Plan
-from planish.progress import Stage, note
+from planish.progress import note
 from planish.runs.precision import decided_precision, precision_name
 from planish.runs.record import OpenRun, RunRecord, run_folder
 from planish.runs.runner import latency_once
@@ -257,9 +257,7 @@ class _Study:
 
         try:
             return made(weights)
-        except ModelError as error:
-            if weights != "imagenet" or "cannot be had" not in str(error):
-                raise
+        except WeightsMissingError as error:
             self._missing.add(library)
             note(f"networks of {library} are ranked by latency alone: {first_line(error)}")
             return made(None)
@@ -414,8 +412,8 @@ class _Study:
             checkpoint = folder / "training.checkpoint"
             settings = original_settings(job, OriginalSettings(), seed=self._run.seed, mixed_precision=self.precision)
             spec, preprocessing = job.artifact.input_spec, job.artifact.preprocessing
-            with Stage(f"fine-tuning {name}", 1):
-                fitted = fit(job.artifact.module, job.task, spec, preprocessing, settings, run=FitRun(checkpoint, seconds, validate=False))
+            note(f"fine-tuning {name} for {seconds:.0f} s")
+            fitted = fit(job.artifact.module, job.task, spec, preprocessing, settings, run=FitRun(checkpoint, seconds, validate=False))
             found = evaluate(TorchPredictor.fastest(fitted.module, preprocessing), job.task, "validation", spec, preprocessing)
             write_arrays(folder / f"trained-{number}.npz", right=job.task.scores(found.outputs, found.targets) == 1)
             checkpoint.unlink(missing_ok=True)

@@ -11,7 +11,7 @@ from typing import Any, cast
 from torch import nn
 
 from planish.artifact import Source
-from planish.errors import ModelError, first_line
+from planish.errors import ModelError, WeightsMissingError, first_line
 from planish.files.trust import file_sha256, trust
 from planish.models.builtin import NAMES, build_builtin, is_builtin
 from planish.models.detection import Detector
@@ -432,7 +432,7 @@ def _library_weights(name: str) -> State:
     """The weights that a library publishes for its network, downloaded unless they are cached."""
     kind, _, short = name.rpartition(":")
     if kind not in ("torchvision", "timm"):
-        raise ModelError(
+        raise WeightsMissingError(
             f"there are no ImageNet weights for {name}", "torchvision's and timm's networks have them", "give a file of weights"
         )
     try:
@@ -442,7 +442,7 @@ def _library_weights(name: str) -> State:
 
         return cast(State, timm.create_model(short, pretrained=True).state_dict())
     except Exception as error:  # urllib, requests and the Hugging Face hub each raise their own errors
-        raise ModelError(
+        raise WeightsMissingError(
             f"the ImageNet weights of {name} cannot be had: {first_line(error)}",
             "they are downloaded once, then cached",
             "where there is no network, bring the file and give --weights FILE",
