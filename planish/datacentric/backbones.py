@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import field, replace
@@ -174,7 +175,7 @@ def backbones(
 
     Raises:
         ModelError: a network is unknown, none can be built and exported, or the folder of weights holds none for them.
-        GoalError: the runtime is not installed.
+        RuntimeMissingError: the runtime is not installed.
     """
     require_classes(data, "choosing a network")
     names = list(dict.fromkeys(candidates))
@@ -275,7 +276,6 @@ class _Study:
                 job = self._job(name)
                 keep_assignment(self._record.path, job.data.assignment)
                 folder = self._work / _file_name(name)
-                save_artifact(job.artifact, folder / "torch")
                 files = {"fp32": ToOnnx().apply(job.artifact, job.task)}
                 files["int8"] = replace(Int8.for_this_machine(), calibration_images=_CALIBRATION_IMAGES).apply(files["fp32"], job.task)
                 for precision, artifact in files.items():
@@ -463,4 +463,5 @@ def _value(measurement: Measurement | None) -> float:
 
 
 def _file_name(name: str) -> str:
-    return "".join(c if c.isalnum() or c in "._-" else "_" for c in name)
+    short = "".join(c if c.isalnum() or c in "._-" else "_" for c in name.rpartition("/")[2])
+    return f"{short}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"  # two files may have functions of one name
