@@ -92,8 +92,8 @@ def _plot(found: Backbones, narrow: bool) -> Markup:
         return Markup("")
     width, height, left = (380.0, 340.0, 40.0) if narrow else (960.0, 420.0, 60.0)
     times, ends = [one.latency_ms for one in shown], [end for one in shown for end in _ends(_accuracy(one))]
-    limits = [found.max_latency_ms] * (found.max_latency_ms is not None)
-    x = Scale(min(times) / 1.3, max(*times, *limits, 0.0) * 1.3, left, width - 14, log=True)
+    longest = max(*times, found.max_latency_ms or 0.0)
+    x = Scale(min(times) / 1.3, longest * 1.3, left, width - 14, log=True)
     pad = max(0.05 * (max(ends) - min(ends)), 1.0)
     y = Scale(max(0.0, min(ends) - pad), min(100.0, max(ends) + pad), height - 52, 24)
     parts = []
@@ -114,9 +114,9 @@ def _plot(found: Backbones, narrow: bool) -> Markup:
         point = mark(kind, x(one.latency_ms), y(accuracy.value))
         parts.append(el("g", whisker, point, el("title", text), tabindex="0", role="img", aria_label=text))
         if not narrow:
-            ends = x(one.latency_ms) > _LABEL_LEFT * width  # the label is on the left
-            place = x(one.latency_ms) + (-9 if ends else 9)
-            parts.append(el("text", one.name.rpartition(":")[2], x=place, y=y(accuracy.value) + 4, cls="tick end" if ends else "tick"))
+            on_left = x(one.latency_ms) > _LABEL_LEFT * width
+            place = x(one.latency_ms) + (-9 if on_left else 9)
+            parts.append(el("text", one.name.rpartition(":")[2], x=place, y=y(accuracy.value) + 4, cls="tick end" if on_left else "tick"))
     return drawing("Accuracy over latency", width, height, *parts, cls="only-narrow" if narrow else "only-wide", role="group")
 
 
