@@ -116,6 +116,8 @@ class Backbones(RunRecord):
 
     Args:
         runtime: runtime in which the files were timed.
+        threads: number of threads of the runtime.
+        batch: batch size.
         max_latency_ms: maximum latency of one batch; None for none.
         max_size_bytes: maximum size of a file; None for none.
         noise_floor: of the timing session, see ``LatencyReport``.

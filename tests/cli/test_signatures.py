@@ -23,7 +23,10 @@ from docstrings import documented_arguments
 
 COMMANDS = [name for name in commands.__all__ if name.islower()]
 IN_PYTHON_ONLY = {"watch"}
-RENAMED = {"changes": "set", "train_mode": "train", "students": "student", "settings": "setting", "cors_origins": "cors-origin"}
+RENAMED = {
+    "candidates": "candidate", "changes": "set", "train_mode": "train", "students": "student", "settings": "setting",
+    "cors_origins": "cors-origin",
+}  # fmt: skip
 
 
 def squeezed(text: str) -> str:

@@ -90,4 +90,4 @@ def test_it_trains_with_its_recipe_and_is_exported(tmp_path: Path) -> None:
     assert trained.metrics["accuracy"].value > 60
     plan = Plan(ChannelPruning(pruning_ratio=0.2), ToOnnx(), Int8())
     planish.compress(tmp_path / "model", data, plan=plan, out=tmp_path / "compressed")
-    assert trained.artifact.lineage.steps[0].name == "whitening"
+    assert trained.artifact.lineage.steps[0].technique == "whitening"

@@ -12,6 +12,7 @@ from cli_runner import invoke
 from onnx import TensorProto, helper
 from torch import nn
 
+from planish.data.normalisation import Normalise
 from planish.errors import ModelError
 from planish.evaluation.torch_predictor import TorchPredictor
 from planish.export.runtimes.registry import load
@@ -66,9 +67,9 @@ def test_folded_batch_norm_is_put_back_with_the_statistics_of_images(shapes: Pat
     maps = []
     first = next(layer for layer in module.modules() if isinstance(layer, nn.BatchNorm2d))
     first.register_forward_hook(lambda norm, inputs, _: maps.append(inputs[0]))
-    TorchPredictor(module, given.artifact.preprocessing)(
-        np.ascontiguousarray(given.task.split("calibration").images(given.artifact.input_spec, given.artifact.preprocessing))
-    )
+    pixels = np.ascontiguousarray(given.task.split("calibration").images(given.artifact.input_spec, given.artifact.preprocessing))
+    with torch.no_grad():
+        module.eval()(Normalise.of(given.artifact.preprocessing)(torch.from_numpy(pixels)))
     seen = torch.cat(maps)
     torch.testing.assert_close(first.running_mean, seen.mean((0, 2, 3)), rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(first.running_var, seen.var((0, 2, 3), correction=0), rtol=1e-3, atol=1e-3)

@@ -29,7 +29,12 @@ class Tiny(nn.Sequential):
         super().__init__(nn.Conv2d(1, 4, 3, stride=4), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(16, 4))
         self.heights: list[int] = []
         heights = self.heights
-        self[0].register_forward_pre_hook(lambda layer, given: heights.append(given[0].shape[2]) if layer.training != teaches else None)
+
+        def note(layer: nn.Module, given: tuple[torch.Tensor, ...]) -> None:
+            if layer.training != teaches:
+                heights.append(int(given[0].shape[2]))
+
+        self[0].register_forward_pre_hook(note)
 
 
 def test_the_first_seventy_percent_are_small_and_the_teacher_sees_full_size(task) -> None:

@@ -96,22 +96,23 @@ class SshDevice:
         folder = hashlib.sha256("".join(hashes).encode()).hexdigest()[:32]
         names = [re.sub(r"[^\w.-]", "_", path.name) for path in paths]
         wanted = [[folder, name, len(content), digest] for name, content, digest in zip(names, contents, hashes, strict=True)]
-        with subprocess.Popen(
-            self._command(["receive", str(_CACHE_BYTES)]), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-        ) as process:
-            assert process.stdin is not None
-            assert process.stdout is not None
-            assert process.stderr is not None
-            try:
-                process.stdin.write(json.dumps(wanted).encode() + b"\n")
-                process.stdin.flush()
-                for index in json.loads(process.stdout.readline() or "null") or []:
-                    process.stdin.write(contents[index])
-                process.stdin.close()
-                reply = process.stdout.readline()
-            except BrokenPipeError:
-                reply = b""
-            said = process.stderr.read().decode(errors="replace")
+        process = subprocess.Popen(
+            self._command(["receive", str(_CACHE_BYTES)]), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0
+        )
+        pipe, process.stdin = process.stdin, None  # so that communicate does not flush it
+        assert pipe is not None
+        assert process.stdout is not None
+        reply = b""
+        try:
+            _write(pipe, json.dumps(wanted).encode() + b"\n")
+            for index in json.loads(process.stdout.readline() or "[]"):
+                _write(pipe, contents[index])
+            reply = process.stdout.readline()
+        except BrokenPipeError:
+            pass  # what was said on the other side explains it
+        finally:
+            pipe.close()
+        said = process.communicate()[1].decode(errors="replace")
         if not reply:
             raise self._failure("files cannot be sent", said)
         return list(json.loads(reply))
@@ -148,3 +149,9 @@ class SshDevice:
             "ssh logs in without asking for a password, and Python 3.9, numpy and a runtime are installed there",
             f"try: ssh {self._destination[-1]} {self.python} --version",
         )
+
+
+def _write(pipe: Any, data: bytes) -> None:
+    left = memoryview(data)
+    while left:  # a write to an unbuffered pipe may be partial
+        left = left[pipe.write(left) :]
