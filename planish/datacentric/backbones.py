@@ -40,7 +40,7 @@ from planish.progress import note
 from planish.runs.precision import decided_precision, precision_name
 from planish.runs.record import OpenRun, RunRecord, run_folder
 from planish.runs.runner import latency_once
-from planish.settings import DeploymentTarget, ModelSettings, OriginalSettings, RunSettings
+from planish.settings import DeploymentTarget, GoalSettings, ModelSettings, OriginalSettings, RunSettings
 from planish.split_assignment import keep_assignment
 from planish.task import Task
 from planish.training.fit import FitRun, fit
@@ -57,6 +57,7 @@ CANDIDATES = (
 )  # fmt: skip
 """Networks that run fast on CPUs, from small to large, each with ImageNet weights in its library."""
 
+_NO_LIMITS = GoalSettings()
 _PROBE_IMAGES = 1500  # maximum number of training images of a linear probe
 _CALIBRATION_IMAGES = 32  # only the speed of the INT8 files matters
 _ROUNDS = ((4, 0.5), (2, 0.5))  # successive halving: networks that are fine-tuned, and their share of the time for it
@@ -66,7 +67,7 @@ _PROBE_SHARE = 0.4  # maximum share of the budget after which no further network
 
 
 @dataclass(frozen=True, config=_STRICT)
-class Backbone:
+class BackboneResult:
     """One network.
 
     Args:
@@ -133,7 +134,7 @@ class Backbones(RunRecord):
     max_latency_ms: float | None
     max_size_bytes: int | None
     noise_floor: Measurement
-    backbones: list[Backbone]
+    backbones: list[BackboneResult]
     as_good: list[str]
 
     @classmethod
@@ -148,11 +149,10 @@ def backbones(
     candidates: Sequence[str] = CANDIDATES,
     weights: str | Path = "imagenet",
     image_size: int | None = None,
-    max_latency_ms: float | None = None,
-    max_size_bytes: int | None = None,
+    goal: GoalSettings = _NO_LIMITS,
     target: DeploymentTarget,
     run: RunSettings,
-    watch: Callable[[Sequence[Backbone]], None] | None = None,
+    watch: Callable[[Sequence[BackboneResult]], None] | None = None,
 ) -> Backbones:
     """Time networks as exported files, and rank those within the limits by how well they transfer to these images.
 
@@ -166,8 +166,7 @@ def backbones(
         weights: ``imagenet`` for the weights of each network's library; a folder of weight files named after the networks; or ``none``, to
             rank them by latency alone.
         image_size: input size in pixels; None for the size of the images, at most 224.
-        max_latency_ms: maximum latency of one batch.
-        max_size_bytes: maximum size of a file.
+        goal: limits on latency and size.
         target: where the files run; the runtime ``auto`` stands for the one in which the first network is fastest.
         run: settings of the run; the default folder is under ``runs/``, the default budget 20 minutes.
         watch: called with all networks whenever one is measured.
@@ -187,6 +186,8 @@ def backbones(
         trust(file)
     names = list(dict.fromkeys(map(full_name, names)))
     files = weights_of_each(weights, names)
+    max_latency_ms = None if goal.max_latency is None else units.milliseconds(goal.max_latency)
+    max_size_bytes = None if goal.max_size is None else units.size_bytes(goal.max_size)
     seconds = units.seconds("20m" if run.budget is None else run.budget)
     runtimes = available("onnx") if target.runtime == "auto" else [find(target.runtime).name]
     folder = job_folder(run.out, "backbones", data, "")
@@ -234,9 +235,9 @@ class _Study:
 
     def __init__(
         self, data: str | Path, image_size: int | None, weights: Mapping[str, str | Path | None], target: DeploymentTarget,
-        run: RunSettings, record: OpenRun, watch: Callable[[Sequence[Backbone]], None],
+        run: RunSettings, record: OpenRun, watch: Callable[[Sequence[BackboneResult]], None],
     ) -> None:  # fmt: skip
-        self.found: dict[str, Backbone] = {}
+        self.found: dict[str, BackboneResult] = {}
         self.precision: Any = "off"
         self._data, self._image_size, self._target, self._run, self._record, self._watch = data, image_size, target, run, record, watch
         self._weights = dict(weights)
@@ -284,7 +285,7 @@ class _Study:
                     save_artifact(artifact, folder / precision)
                 module, spec = job.artifact.module, job.artifact.input_spec
                 weights = str(self._weights[name] or "") if job.pretrained else ""
-                found = Backbone(
+                found = BackboneResult(
                     name=name,
                     licence=licence_of(name) if weights == "imagenet" else "",
                     weights=weights,
@@ -293,15 +294,15 @@ class _Study:
                     macs=macs(module, spec),
                     size={precision: size_bytes(artifact.files) for precision, artifact in files.items()},
                 )
-                return TypeAdapter(Backbone).dump_python(found, mode="json")
+                return TypeAdapter(BackboneResult).dump_python(found, mode="json")
 
             store = self._record.store
             facts = partial(store.once, f"facts:{name}", "exporting", work)
             if why := store.attempt(f"export:{name}", "exporting", facts):
-                self.found[name] = Backbone(name, left_out=why)
+                self.found[name] = BackboneResult(name, left_out=why)
                 note(f"{name} is left out: {why}")
             else:
-                self.found[name] = TypeAdapter(Backbone).validate_python(facts())
+                self.found[name] = TypeAdapter(BackboneResult).validate_python(facts())
             self._watch(self.ranked())
         if not self._kept():
             raise ModelError("none of these networks can be exported", next(iter(self.found.values())).left_out, "choose others")
@@ -427,10 +428,10 @@ class _Study:
         self.found[name] = replace(self.found[name], accuracy=_accuracy(right), rounds=number + 1, epochs=epochs)
         self._watch(self.ranked())
 
-    def ranked(self) -> list[Backbone]:
+    def ranked(self) -> list[BackboneResult]:
         """Return all networks, see ``Backbones``."""
 
-        def order(one: Backbone) -> tuple[bool, int, float, float, float]:
+        def order(one: BackboneResult) -> tuple[bool, int, float, float, float]:
             return bool(one.left_out), -one.rounds, -_value(one.accuracy), -_value(one.probe), one.latency_ms
 
         return sorted(self.found.values(), key=order)

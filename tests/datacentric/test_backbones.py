@@ -10,7 +10,7 @@ import torch
 from cli_runner import invoke
 
 import planish
-from planish.datacentric.backbones import CANDIDATES, Backbone, Backbones
+from planish.datacentric.backbones import CANDIDATES, BackboneResult, Backbones
 from planish.errors import ModelError
 from planish.measurement import Measurement
 from planish.models.weights.pretrained import licence_of, weights_of_each
@@ -98,12 +98,12 @@ def test_what_is_too_slow_or_too_large_is_left_out(place: Path, tmp_path: Path) 
     assert narrow["probe"] is narrow["accuracy"] is None, "without weights features say nothing"
 
 
-def _network(name: str, ms: float, accuracy: float | None = None, **more: object) -> Backbone:
+def _network(name: str, ms: float, accuracy: float | None = None, **more: object) -> BackboneResult:
     measured = None if accuracy is None else Measurement("accuracy", accuracy, "%", 100, True, accuracy - 2, accuracy + 2)
-    return Backbone(name, latency={"int8": Measurement("latency_ms", ms, "ms", 10, False)}, accuracy=measured, **more)  # type: ignore[arg-type]
+    return BackboneResult(name, latency={"int8": Measurement("latency_ms", ms, "ms", 10, False)}, accuracy=measured, **more)  # type: ignore[arg-type]
 
 
-def _found(*networks: Backbone, as_good: list[str] | None = None, limit: float | None = 5.0) -> Backbones:
+def _found(*networks: BackboneResult, as_good: list[str] | None = None, limit: float | None = 5.0) -> Backbones:
     return Backbones(
         name="x", created="", command="", machine={}, data="photos", runtime="openvino", threads=1, batch=1, max_latency_ms=limit,
         max_size_bytes=None, noise_floor=Measurement("noise", 1.0, "%", 10, False), backbones=list(networks), as_good=as_good or [],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -81,6 +82,12 @@ def test_whitening_needs_a_convolution_of_the_image() -> None:
     network = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 2))
     with pytest.raises(TechniqueError, match="first layer is no convolution"):
         Whitening().apply(_artifact(network), _Task())
+
+
+def test_whitening_takes_the_place_of_other_normalisation() -> None:
+    given = _artifact(nn.Sequential(nn.Conv2d(3, 8, 2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2)))
+    with pytest.raises(TechniqueError, match="normalisation=z_score"):
+        Whitening().apply(replace(given, preprocessing=replace(given.preprocessing, normalisation="z_score")), _Task())
 
 
 def test_it_trains_with_its_recipe_and_is_exported(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from planish.commands.options import Layout, at_least, results_folder, source
 
 if TYPE_CHECKING:
     from planish.data.sources.dataset import Dataset
-    from planish.datacentric.backbones import Backbone, Backbones
+    from planish.datacentric.backbones import BackboneResult, Backbones
 
 
 def backbones(
@@ -32,7 +32,7 @@ def backbones(
     resume: bool = False,
     skip_bad: bool = False,
     seed: int = 0,
-    watch: Annotated[Callable[[Sequence[Backbone]], None] | None, Parameter(parse=False)] = None,
+    watch: Annotated[Callable[[Sequence[BackboneResult]], None] | None, Parameter(parse=False)] = None,
 ) -> Backbones:
     """Find the network to start from: time many as exported files, and rank those that are fast enough by how well they transfer.
 
@@ -68,11 +68,10 @@ def backbones(
     Example:
         $ planish backbones photos/ --max-latency 5ms --budget 30m
     """
-    from planish import units
     from planish.datacentric.backbones import CANDIDATES
     from planish.datacentric.backbones import backbones as run
     from planish.report.pages.backbones import write_backbones
-    from planish.settings import DeploymentTarget, RunSettings
+    from planish.settings import DeploymentTarget, GoalSettings, RunSettings
 
     at_least(1, threads=threads, batch=batch)
     found = run(
@@ -80,8 +79,7 @@ def backbones(
         candidates=tuple(candidates) or CANDIDATES,
         weights=weights,
         image_size=image_size,
-        max_latency_ms=None if max_latency is None else units.milliseconds(max_latency),
-        max_size_bytes=None if max_size is None else units.size_bytes(max_size),
+        goal=GoalSettings(max_latency=max_latency, max_size=max_size),
         target=DeploymentTarget(runtime, threads, batch),
         run=RunSettings(out, resume, budget, skip_bad, seed),
         watch=watch,

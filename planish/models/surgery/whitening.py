@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from planish.artifact import Artifact
-from planish.data.normalisation import Normalise
 from planish.errors import TechniqueError
 from planish.models.heads.stem_and_classifier import run_order
 from planish.models.surgery.graph import changed, copied
@@ -56,16 +55,24 @@ class Whitening:
         """Set the first convolution.
 
         Raises:
-            TechniqueError: the first layer is no convolution of all input channels.
+            TechniqueError: the first layer is no convolution of all input channels, or images are normalised by their own statistics.
         """
+        if artifact.preprocessing.normalisation != "dataset":
+            raise TechniqueError(
+                f"normalisation={artifact.preprocessing.normalisation}",
+                "whitening replaces it",
+                "use normalisation=dataset, or omit whitening",
+            )
         module, spec = copied(artifact), artifact.input_spec
         first = run_order(module, spec.channels, spec.height)[0][0][1]
         if not isinstance(first, nn.Conv2d) or first.groups > 1 or first.in_channels != spec.channels:
             raise TechniqueError("the first layer is no convolution of the image", "whitening is done by a convolution", "leave it out")
         pixels = task.split("train").images(spec, artifact.preprocessing)
         chosen = np.linspace(0, len(pixels) - 1, min(self.images, len(pixels))).round().astype(int)
-        images = Normalise.of(artifact.preprocessing)(torch.from_numpy(np.array(pixels[chosen])))
-        filters = whitening_filters(images, first.kernel_size, self.epsilon)  # type: ignore[arg-type]
+        how = artifact.preprocessing
+        images = torch.from_numpy(np.array(pixels[chosen])).permute(0, 3, 1, 2) / 255
+        mean, std = (torch.tensor(values, dtype=torch.float32).view(1, -1, 1, 1) for values in (how.mean, how.std))
+        filters = whitening_filters((images - mean) / std, first.kernel_size, self.epsilon)  # type: ignore[arg-type]
         kept = min(len(first.weight), len(filters))
         with torch.no_grad():
             first.weight[:kept] = filters[:kept]

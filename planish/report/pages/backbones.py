@@ -10,7 +10,7 @@ from markupsafe import Markup
 from rich import box
 from rich.table import Table
 
-from planish.datacentric.backbones import Backbone, Backbones, limits_in_words
+from planish.datacentric.backbones import BackboneResult, Backbones, limits_in_words
 from planish.measurement import Measurement
 from planish.report import formatting as words
 from planish.report.plots.arms import arm_style, mark
@@ -21,7 +21,7 @@ _LABEL_LEFT = 0.8  # share of the plot's width beyond which labels are on the le
 _TUNED, _PROBED = 0, 8  # arm styles with filled and with hollow markers
 
 
-def backbones_table(found: Sequence[Backbone]) -> Table:
+def backbones_table(found: Sequence[BackboneResult]) -> Table:
     """Build a table with one row per network, the recommended one first."""
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     for heading in ("network", "fp32 ms", "INT8 ms", "INT8 size", "linear probe", "fine-tuned", "95% interval", "left out"):
@@ -31,7 +31,7 @@ def backbones_table(found: Sequence[Backbone]) -> Table:
     return table
 
 
-def row(one: Backbone) -> tuple[str, ...]:
+def row(one: BackboneResult) -> tuple[str, ...]:
     """Return the cells of a network's row in the tables of terminal and page."""
     latency = [words.show(one.latency[p]).removesuffix(" ms") if p in one.latency else "" for p in ("fp32", "int8")]
     size = words.show(one.size["int8"]) if "int8" in one.size else ""
@@ -61,7 +61,7 @@ def recommendation(found: Backbones) -> str:
     return text
 
 
-def _timed(one: Backbone) -> str:
+def _timed(one: BackboneResult) -> str:
     precision = {"fp32": "fp32", "int8": "INT8"}[one.fastest]
     return f"{one.name}, {words.milliseconds(one.latency_ms)} ms in {precision}"
 
@@ -120,7 +120,7 @@ def _plot(found: Backbones, narrow: bool) -> Markup:
     return drawing("Accuracy over latency", width, height, *parts, cls="only-narrow" if narrow else "only-wide", role="group")
 
 
-def _accuracy(one: Backbone) -> Measurement:
+def _accuracy(one: BackboneResult) -> Measurement:
     found = one.accuracy or one.probe
     assert found is not None
     return found
