@@ -114,6 +114,8 @@ def test_the_recommendation_names_a_faster_network_that_is_as_good() -> None:
     first, second, third = _network("a", 4.0, 91.0), _network("b", 2.0, 90.5), _network("c", 6.0, left_out="not within 5 ms")
     assert recommendation(_found(first, second, third)) == "Start from a, 4.00 ms in INT8: 91.00 % on validation, fine-tuned."
     assert "b is faster (2.00 ms), and its accuracy is no difference" in recommendation(_found(first, second, third, as_good=["b"]))
+    worse = _network("e", 4.0, 72.0, probe=Measurement("accuracy", 85.0, "%", 100, True))
+    assert "too short for e, below the linear classifier" in recommendation(_found(first, worse))
     assert recommendation(_found(third)).startswith("No network is within 5 ms; the fastest is c, 6.00 ms in INT8.")
     assert "ranked by latency alone: the fastest within 5 ms is d" in recommendation(_found(_network("d", 1.0)))
 

@@ -58,6 +58,9 @@ def recommendation(found: Backbones) -> str:
     if faster:
         milliseconds = words.milliseconds(faster[0].latency_ms)
         text += f" {faster[0].name} is faster ({milliseconds} ms), and its accuracy is no difference on these images."
+    short = [one.name for one in found.backbones if one.accuracy and one.probe and one.accuracy.value < one.probe.value]
+    if short:
+        text += f" Fine-tuning was too short for {' and '.join(short)}, below the linear classifier: a longer --budget ranks more reliably."
     return text
 
 
