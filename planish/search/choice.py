@@ -77,7 +77,8 @@ def choose_candidate(candidates: Sequence[CandidateResult], original: CandidateR
     enough = math.inf if misses(original, goal) else upper_end(original.measurements["latency_ms"])
     meeting = [c for c in measured if not misses(c, goal) and lower_end(c.measurements["latency_ms"]) <= enough]
     if meeting:
-        accepted = max(goal.risk, min(map(risk_of, meeting)) + _HARDLY_MORE * goal.risk)
+        least = min(map(risk_of, meeting))
+        accepted = goal.risk if least <= goal.risk else least + _HARDLY_MORE * goal.risk
         return min((c for c in meeting if risk_of(c) <= accepted), key=lambda c: c.measurements["latency_ms"].value)
     accurate = [c for c in [*measured, original] if "accuracy" not in misses(c, goal)]
     if not accurate:

@@ -48,6 +48,11 @@ def test_a_drop_near_the_limit_needs_an_accepted_risk() -> None:
     assert choose_candidate(others, ORIGINAL, Goal(max_drop_points=1, risk=0.3)).key == "risky"
 
 
+def test_hardly_more_than_the_accepted_risk_is_not_accepted() -> None:
+    others = [candidate("fast", 0.4, 1, risk=11), candidate("accepted", 0.3, 2, risk=9.5)]
+    assert choose_candidate(others, ORIGINAL, Goal(max_drop_points=1, risk=0.1)).key == "accepted"
+
+
 def test_where_no_risk_is_accepted_the_smallest_ships() -> None:
     others = [candidate("fast", 0.3, 1, risk=40), candidate("sure", 0.2, 2, risk=25), candidate("as sure", 0.2, 3, risk=25)]
     assert choose_candidate(others, ORIGINAL, Goal(max_drop_points=1, risk=0.1)).key == "sure"
