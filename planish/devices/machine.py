@@ -11,18 +11,8 @@ from pathlib import Path
 
 import psutil
 
-_INSTRUCTION_SETS = {  # name in /proc/cpuinfo: name in results
-    "avx2": "avx2",
-    "avx512f": "avx512f",
-    "avx512_vnni": "avx512_vnni",
-    "avx512_bf16": "avx512_bf16",
-    "avx_vnni": "avx_vnni",
-    "amx_int8": "amx_int8",
-    "amx_bf16": "amx_bf16",
-    "asimddp": "dotprod",
-    "i8mm": "i8mm",
-    "sve": "sve",
-}
+from planish.devices.remote.on_device import INSTRUCTION_SETS
+
 _PACKAGES = ("planish", "torch", "torchvision", "timm", "onnx", "onnxruntime", "openvino", "numpy")
 
 
@@ -49,7 +39,7 @@ def cpu_model() -> str:
 def instruction_sets() -> tuple[str, ...]:
     """The supported instruction sets that determine the speed of INT8 and bf16."""
     flags = set((_cpuinfo().get("flags") or _cpuinfo().get("Features") or "").split())
-    return tuple(name for flag, name in _INSTRUCTION_SETS.items() if flag in flags)
+    return tuple(name for flag, name in INSTRUCTION_SETS.items() if flag in flags)
 
 
 def saturates() -> bool:

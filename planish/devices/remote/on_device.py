@@ -18,7 +18,7 @@ from typing import Any
 
 FOLDER = Path("~/.cache/planish-device").expanduser()
 RUNTIMES = {"onnxruntime": "onnxruntime", "openvino": "openvino", "litert": "ai_edge_litert"}
-_INSTRUCTION_SETS = {  # name in /proc/cpuinfo: name in results
+INSTRUCTION_SETS = {  # name in /proc/cpuinfo: name in results
     "avx2": "avx2", "avx512f": "avx512f", "avx512_vnni": "avx512_vnni", "avx512_bf16": "avx512_bf16", "avx_vnni": "avx_vnni",
     "amx_int8": "amx_int8", "amx_bf16": "amx_bf16", "asimddp": "dotprod", "i8mm": "i8mm", "sve": "sve",
 }  # fmt: skip
@@ -153,7 +153,7 @@ def _cpuinfo() -> dict[str, str]:
 def _instruction_sets() -> list[str]:
     info = _cpuinfo()
     flags = set((info.get("flags") or info.get("Features") or "").split())
-    return [name for flag, name in _INSTRUCTION_SETS.items() if flag in flags]
+    return [name for flag, name in INSTRUCTION_SETS.items() if flag in flags]
 
 
 def _saturates() -> bool:

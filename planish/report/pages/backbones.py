@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from rich import box
 from rich.table import Table
@@ -13,10 +12,10 @@ from rich.table import Table
 from planish.datacentric.backbones import BackboneResult, Backbones, limits_in_words
 from planish.measurement import Measurement
 from planish.report import formatting as words
+from planish.report.pages.html import filled, write_page
 from planish.report.plots.arms import arm_style, mark
 from planish.report.plots.svg import Scale, drawing, el, log_ticks, plain, ticks
 
-_HERE = Path(__file__).parent
 _LABEL_LEFT = 0.8  # share of the plot's width beyond which labels are on the left of their marker
 _TUNED, _PROBED = 0, 8  # arm styles with filled and with hollow markers
 
@@ -72,20 +71,14 @@ def _timed(one: BackboneResult) -> str:
 def write_backbones(folder: Path) -> Path:
     """Write ``backbones.html`` next to ``backbones.json`` and return its path."""
     found = Backbones.load(folder / "backbones.json")
-    environment = Environment(
-        loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    page = environment.get_template("backbones.html.jinja").render(
+    page = filled(
+        "backbones.html.jinja",
         found=found,
-        css=Markup((_HERE / "page.css").read_text()),
-        words=words,
         recommendation=recommendation(found),
         row=row,
         plot=_plot(found, narrow=False) + _plot(found, narrow=True),
     )
-    partial = folder / "backbones.html.partial"
-    partial.write_text(page, encoding="utf-8")
-    return partial.replace(folder / "backbones.html")
+    return write_page(folder / "backbones.html", page)
 
 
 def _plot(found: Backbones, narrow: bool) -> Markup:

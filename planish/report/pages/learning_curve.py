@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from rich import box
 from rich.table import Table
@@ -13,10 +12,10 @@ from planish.datacentric.learning_curve import LearningCurve
 from planish.measurement import Measurement
 from planish.report import formatting as words
 from planish.report.pages.experiment import difference
+from planish.report.pages.html import filled, write_page
 from planish.report.plots.arms import arm_style, mark
 from planish.report.plots.svg import Scale, drawing, el, plain, ticks
 
-_HERE = Path(__file__).parent
 _FITTED, _FORECAST = 0, 8  # arm styles with filled and with hollow markers
 
 
@@ -44,19 +43,13 @@ def answer(found: LearningCurve) -> str:
 def write_learning_curve(folder: Path) -> Path:
     """Write ``learning_curve.html`` next to ``learning_curve.json`` and return its path."""
     found = LearningCurve.load(folder / "learning_curve.json")
-    environment = Environment(
-        loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    page = environment.get_template("learning_curve.html.jinja").render(
+    page = filled(
+        "learning_curve.html.jinja",
         found=found,
-        css=Markup((_HERE / "page.css").read_text()),
-        words=words,
         answer=answer(found),
         plot=_plot(found, narrow=False) + _plot(found, narrow=True),
     )
-    partial = folder / "learning_curve.html.partial"
-    partial.write_text(page, encoding="utf-8")
-    return partial.replace(folder / "learning_curve.html")
+    return write_page(folder / "learning_curve.html", page)
 
 
 def _plot(found: LearningCurve, narrow: bool) -> Markup:
