@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
+from planish.data.augmentation.operations import Operations
 from planish.data.augmentation.policy import Augmentation
 from planish.task import AugmentSettings, ClassWeights, LossKind, LossSettings
 from planish.training.schedules.freezing import Freeze
@@ -46,6 +47,9 @@ class FitSettings:
             the sampler balance them; otherwise for 0.
         label_smoothing: amount of label smoothing; 0 for none (Szegedy et al. 2016, arXiv:1512.00567).
         ema_decay: decay of an exponential moving average of the weights, which is then evaluated and returned; None for no averaging.
+        lookahead: whether the average of ``ema_decay`` also replaces the network's weights after every fifth step: the network explores, the
+            average decides where it goes on from. Its memory grows from none to ``ema_decay ** 5`` per five steps, with the third power of
+            the progress (Zhang et al. 2019, arXiv:1907.08610; Jordan 2024, arXiv:2404.00498).
         swa_share: share of the training, at its end, during which the learning rate is held constant and the weights are averaged over
             steps; the average, with batch-norm statistics of its own, is evaluated and returned. 0 for none (Izmailov et al. 2018,
             arXiv:1803.05407; steps instead of epochs: Cha et al. 2021, arXiv:2102.08604).
@@ -56,8 +60,8 @@ class FitSettings:
         cutmix_alpha: the same for CutMix, for classification (Yun et al. 2019, arXiv:1905.04899); with both, each batch gets one of them.
         augmentation: a strength, or operations with their strengths, ``{"rotate": 15}``; see ``planish.data.augmentation.policy``.
         flip: whether augmentation includes horizontal flips; False for digits, letters, arrows.
-        alternating_flip: mirror each image in every second epoch instead of at random, if ``flip`` and the strength ``light`` or
-            ``standard`` allow it; not for targets with positions (Jordan 2024, arXiv:2404.00498).
+        alternating_flip: mirror each image in every second epoch instead of at random, if ``flip`` and ``augmentation`` mirror images; not
+            for targets with positions (Jordan 2024, arXiv:2404.00498).
         mosaic: share of training images of a detector or segmenter that are mosaics of four (Bochkovskiy et al. 2020, arXiv:2004.10934).
         copy_paste: share of training images with objects pasted from another image, given masks (Ghiasi et al. 2021, arXiv:2012.07177).
         start_scale: height and width of images in the first 70 % of the training, as a share of the full ones, rounded to multiples of 32
@@ -93,6 +97,7 @@ class FitSettings:
     logit_adjustment: float | None = Field(default=None, ge=0)
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     ema_decay: float | None = Field(default=None, gt=0, lt=1)
+    lookahead: bool = False
     swa_share: float = Field(default=0.0, ge=0, lt=1)
     cycles: int = Field(default=1, ge=1)
     mixup_alpha: float = Field(default=0.0, ge=0)
@@ -119,7 +124,8 @@ class FitSettings:
     @property
     def alternates_flips(self) -> bool:
         """Whether images are mirrored in every second epoch."""
-        return self.alternating_flip and self.flip and self.augmentation in ("light", "standard")
+        mirrors = self.augmentation.flip if isinstance(self.augmentation, Operations) else self.augmentation != "none"
+        return self.alternating_flip and self.flip and mirrors
 
     @property
     def augment_settings(self) -> AugmentSettings:

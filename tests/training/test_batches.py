@@ -42,8 +42,11 @@ def test_alternating_flips_show_each_image_from_both_sides_in_two_epochs() -> No
     assert 8 < first.sum() < 32
     assert (first ^ second).all()
     assert (first == third).all()
+    named = FitSettings(batch_size=8, alternating_flip=True, augmentation=Operations(brightness=0.1, flip=True))
+    assert (mirrored(named, 1) ^ mirrored(named, 2)).all()
     at_random = FitSettings(batch_size=8)
     assert 0 < (mirrored(at_random, 1) ^ mirrored(at_random, 2)).sum() < 40
-    for never in (FitSettings(batch_size=8, alternating_flip=True, flip=False), FitSettings(alternating_flip=True, augmentation="none")):
+    for never in (FitSettings(batch_size=8, alternating_flip=True, flip=False), FitSettings(alternating_flip=True, augmentation="none"),
+                  FitSettings(batch_size=8, alternating_flip=True, augmentation=Operations(brightness=0.1))):
         assert not mirrored(never, 1).any()
         assert not mirrored(never, 2).any()
