@@ -78,7 +78,7 @@ def quantization(recovery: Distill, runtime: str) -> list[Strategy]:
     variants["INT8, one weight scale per layer"] = Int8(per_channel=False)
     variants["INT8, one scale per layer, equalised"] = Int8(per_channel=False, equalise=True)
     variants["INT8, 7-bit weights"] = Int8(weight_bits=7)
-    variants["INT8, biases corrected"] = Int8(correct_bias=True)
+    variants["INT8, biases not corrected"] = Int8(correct_bias=False)
     arms = [Strategy(strategy, "", Plan(ToOnnx(), step)) for strategy, step in variants.items()]
     arms.append(
         Strategy(

@@ -57,8 +57,8 @@ def without_training(search: Search) -> tuple[Trial, ...]:
     rounding = [c.measurements["drop_validation"].value for name, c in search.journal.candidates.items() if name.startswith("int8@")]
     if rounding and min(rounding) > _ROUNDING_POINTS * search.goal.point:
         bits = Int8.for_this_machine().weight_bits
-        careful = Int8(method="mse", weight_bits=bits, equalise=True, correct_bias=True)
-        mixed = Int8(weight_bits=bits, max_slowdown=_SLACK, correct_bias=True)
+        careful = Int8(method="mse", weight_bits=bits, equalise=True)
+        mixed = Int8(weight_bits=bits, max_slowdown=_SLACK)
         levels += [(Level(), Plan(careful)), (Level(), Plan(mixed))]
     if variant.precision == "fp32":
         levels.append((Level(), Plan(Int8.for_this_machine())))  # it may still meet a size limit

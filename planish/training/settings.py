@@ -47,9 +47,9 @@ class FitSettings:
             the sampler balance them; otherwise for 0.
         label_smoothing: amount of label smoothing; 0 for none (Szegedy et al. 2016, arXiv:1512.00567).
         ema_decay: decay of an exponential moving average of the weights, which is then evaluated and returned; None for no averaging.
-        lookahead: whether the average of ``ema_decay`` also replaces the network's weights after every fifth step: the network explores, the
-            average decides where it goes on from. Its memory grows from none to ``ema_decay ** 5`` per five steps, with the third power of
-            the progress (Zhang et al. 2019, arXiv:1907.08610; Jordan 2024, arXiv:2404.00498).
+        lookahead: whether the network goes on from the average of ``ema_decay`` after every fifth step. The average's decay per five steps
+            grows with the third power of the progress, from 0 to ``ema_decay ** 5`` (Zhang et al. 2019, arXiv:1907.08610; Jordan 2024,
+            arXiv:2404.00498).
         swa_share: share of the training, at its end, during which the learning rate is held constant and the weights are averaged over
             steps; the average, with batch-norm statistics of its own, is evaluated and returned. 0 for none (Izmailov et al. 2018,
             arXiv:1803.05407; steps instead of epochs: Cha et al. 2021, arXiv:2102.08604).

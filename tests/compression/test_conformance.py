@@ -153,7 +153,7 @@ class TestInt8(TechniqueConformance):
 
 
 class TestInt8WithEverything(TechniqueConformance):
-    technique = Int8(method="mse", equalise=True, correct_bias=True, max_slowdown=0.3)
+    technique = Int8(method="mse", equalise=True, max_slowdown=0.3)
     before = (ToOnnx(),)
 
     @pytest.fixture(autouse=True, scope="class")

@@ -150,7 +150,7 @@ def test_a_pruned_network_returns_maps_of_the_same_size(before: Artifact, task: 
     assert sum(p.numel() for p in after.module.parameters()) < 0.5 * sum(p.numel() for p in before.module.parameters())
 
 
-@pytest.mark.parametrize("more", [{}, {"equalise": True, "correct_bias": True}, {"max_slowdown": 0.2}])
+@pytest.mark.parametrize("more", [{}, {"equalise": True}, {"max_slowdown": 0.2}])
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
 def test_int8_rounds_the_layers_and_not_what_is_decoded(
     runtime: str, more: dict[str, Any], before: Artifact, task: Any, monkeypatch: pytest.MonkeyPatch

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from planish.artifact import InputSpec
+from planish.data.augmentation.operations import Operations
 from planish.tasks import Classification
 from planish.training.batches import batches, order_of
 from planish.training.settings import FitSettings
@@ -46,7 +47,10 @@ def test_alternating_flips_show_each_image_from_both_sides_in_two_epochs() -> No
     assert (mirrored(named, 1) ^ mirrored(named, 2)).all()
     at_random = FitSettings(batch_size=8)
     assert 0 < (mirrored(at_random, 1) ^ mirrored(at_random, 2)).sum() < 40
-    for never in (FitSettings(batch_size=8, alternating_flip=True, flip=False), FitSettings(alternating_flip=True, augmentation="none"),
-                  FitSettings(batch_size=8, alternating_flip=True, augmentation=Operations(brightness=0.1))):
+    for never in (
+        FitSettings(batch_size=8, alternating_flip=True, flip=False),
+        FitSettings(alternating_flip=True, augmentation="none"),
+        FitSettings(batch_size=8, alternating_flip=True, augmentation=Operations(brightness=0.1)),
+    ):
         assert not mirrored(never, 1).any()
         assert not mirrored(never, 2).any()

@@ -299,7 +299,9 @@ def test_lookahead_puts_the_average_back_after_every_fifth_step():
 
 def test_lookahead_trains_and_returns_the_average(task, network):
     settings = FitSettings(**QUICK | {"ema_decay": 0.9, "lookahead": True})
-    assert not same(fit(network, task, SPEC, PREPROCESSING, settings).module, fit(network, task, SPEC, PREPROCESSING, FitSettings(**QUICK)).module)
+    assert not same(
+        fit(network, task, SPEC, PREPROCESSING, settings).module, fit(network, task, SPEC, PREPROCESSING, FitSettings(**QUICK)).module
+    )
 
 
 def test_a_layer_that_is_used_twice_is_averaged_once():

@@ -5,7 +5,7 @@ M. Nagel et al., Data-Free Quantization Through Weight Equalization and Bias Cor
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from planish.compression.graph.onnx_graph import session_for
+from planish.compression.graph.stepped_activations import SteppedActivations
 
 if TYPE_CHECKING:
     from planish.artifact import Pixels
@@ -40,16 +41,16 @@ def add_biases(graph: Any) -> None:
             node.input[:] = [*node.input[:2], name]
 
 
-def correct_biases(original: Path, quantized: Path, batches: Callable[[], Iterable[Pixels]], stage: Stage) -> int:
+def correct_biases(original: Path, quantized: Path, batches: Sequence[Pixels], stage: Stage) -> int:
     """Correct the integer biases of a Q/DQ file, in place.
 
     Layers are corrected in order, each on the outputs of the corrected layers before it. If all were corrected at once, errors of early
-    layers would be subtracted repeatedly.
+    layers would be subtracted repeatedly. Every node runs once, and activations are held only as long as later nodes need them.
 
     Args:
         original: the float file from which it was made, with the same node names.
         quantized: the Q/DQ file.
-        batches: returns batches of calibration images, the same ones at every call.
+        batches: batches of calibration images; the largest two or three activations of all of them are held in memory.
         stage: the progress stage, advanced after each layer.
 
     Returns:
@@ -67,12 +68,17 @@ def correct_biases(original: Path, quantized: Path, batches: Callable[[], Iterab
         return 0
     stage.total = len(layers)
     expected = _means(before, [outputs[node.name] for node in layers], batches)
+    activations = SteppedActivations(model, {model.graph.input[0].name: list(batches)})
     for node in layers:
-        error = _means(model, [node.output[0]], batches)[node.output[0]] - expected[outputs[node.name]]
+        found = activations.of(node.output[0])
+        count = sum(map(len, found))
+        error = sum(_sum_by_channel(values) for values in found) / count - expected[outputs[node.name]]
         bias = made_by[node.input[2]]
-        steps = numpy_helper.to_array(tensors[bias.input[0]]) - np.rint(error / numpy_helper.to_array(tensors[bias.input[1]]))
-        corrected = np.clip(steps, -_LARGEST, _LARGEST).astype(np.int32)
+        step, given = numpy_helper.to_array(tensors[bias.input[1]]), numpy_helper.to_array(tensors[bias.input[0]])
+        corrected = np.clip(given - np.rint(error / step), -_LARGEST, _LARGEST).astype(np.int32)
         tensors[bias.input[0]].CopyFrom(numpy_helper.from_array(corrected, bias.input[0]))
+        change = ((corrected.astype(np.float64) - given) * step).astype(np.float32)
+        activations.replace(node.output[0], [values + change.reshape(-1, *[1] * (values.ndim - 2)) for values in found])
         stage.advance()
     onnx.save(model, str(quantized))
     return len(layers)
@@ -83,13 +89,16 @@ def _has_integer_bias(node: Any, made_by: dict[str, Any], tensors: dict[str, Any
     return bias is not None and bias.op_type == "DequantizeLinear" and bias.input[0] in tensors
 
 
-def _means(model: Any, names: list[str], batches: Callable[[], Iterable[Pixels]]) -> dict[str, npt.NDArray[np.float64]]:
+def _means(model: Any, names: list[str], batches: Sequence[Pixels]) -> dict[str, npt.NDArray[np.float64]]:
     """The mean of these activations per channel."""
     session = session_for(model, names)
     sums: dict[str, Any] = dict.fromkeys(names, 0.0)
-    count = 0
-    for images in batches():
-        count += len(images)
-        for name, values in zip(names, session.run(names, {"images": images}), strict=True):
-            sums[name] = sums[name] + values.astype(np.float64).mean(axis=tuple(range(2, values.ndim))).sum(0)
-    return {name: total / count for name, total in sums.items()}
+    for images in batches:
+        for name, values in zip(names, session.run(names, {model.graph.input[0].name: images}), strict=True):
+            sums[name] = sums[name] + _sum_by_channel(values)
+    return {name: total / sum(map(len, batches)) for name, total in sums.items()}
+
+
+def _sum_by_channel(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    """The sum over images of the mean over positions, ``(C,)``."""
+    return values.mean(axis=tuple(range(2, values.ndim)), dtype=np.float64).sum(0)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
 from rich import box
 from rich.table import Table
 from rich.text import Text
@@ -13,9 +11,9 @@ from rich.text import Text
 from planish.datacentric.label_issues import LabelIssues
 from planish.files.atomic import read_arrays
 from planish.report import formatting as words
+from planish.report.pages.html import filled, write_page
 from planish.report.plots.thumbnails import data_uri, is_small
 
-_HERE = Path(__file__).parent
 _BUDGET = 1_000_000  # bytes of base64; keeps the page small enough for an e-mail
 
 
@@ -61,16 +59,5 @@ def write_label_issues(folder: Path) -> Path:
             break
         pictures.append((data_uri(image), is_small(image)))
         spent += len(pictures[-1][0])
-    environment = Environment(
-        loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    page = environment.get_template("label_issues.html.jinja").render(
-        found=found,
-        css=Markup((_HERE / "page.css").read_text()),
-        findings=findings(found),
-        shown=list(zip(found.issues, pictures, strict=False)),
-        words=words,
-    )
-    partial = folder / "label_issues.html.partial"
-    partial.write_text(page, encoding="utf-8")
-    return partial.replace(folder / "label_issues.html")
+    page = filled("label_issues.html.jinja", found=found, findings=findings(found), shown=list(zip(found.issues, pictures, strict=False)))
+    return write_page(folder / "label_issues.html", page)
