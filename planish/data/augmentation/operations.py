@@ -47,7 +47,7 @@ class Operations:
         shear: maximum horizontal shear angle in degrees.
         scale: scale factor, above 1 enlarges.
         rotate: maximum rotation angle in degrees.
-        shift: maximum translation as a fraction of the side, horizontally and vertically, in whole pixels, at least 1.
+        shift: maximum translation as a fraction of the side, horizontally and vertically.
         flip: mirror each image left to right with probability 0.5.
         vertical_flip: mirror each image upside down with probability 0.5.
         brightness: 0.2 for a factor of 0.8 to 1.2.
@@ -159,8 +159,7 @@ def move_matrices(operations: Operations, count: int, height: int, width: int) -
     o = operations
     cut = crop_matrices(random_boxes(count, *o.crop, _CROP_STRETCH), height, width)
     degrees, factor, shear = (torch.empty(count).uniform_(*ends) for ends in ((-o.rotate, o.rotate), o.scale, (-o.shear, o.shear)))
-    reach = torch.tensor([max(1, round(o.shift * side)) + 0.49 if o.shift else 0.0 for side in (width, height)])
-    shift = (torch.empty(count, 2).uniform_(-1, 1) * reach).round()  # whole pixels: others would blur
+    shift = torch.empty(count, 2).uniform_(-o.shift, o.shift) * torch.tensor([width, height])
     return affine_matrices(degrees, factor, shear, shift) @ cut
 
 
