@@ -37,7 +37,7 @@ from planish.training.input_speed import Waiting, notes_on_input_speed
 from planish.training.memory_layout import memory_format
 from planish.training.precision import use_bf16
 from planish.training.resizing import ProgressiveResizing
-from planish.training.schedules.averaging import STATISTICS_IMAGES, average_step, check_averaging, fit_statistics
+from planish.training.schedules.averaging import STATISTICS_IMAGES, check_averaging, decay, fit_statistics, update_average
 from planish.training.schedules.freezing import LayerFreezer
 from planish.training.schedules.learning_rate import cycles_done, learning_rate
 from planish.training.schedules.schedule import Schedule
@@ -233,7 +233,7 @@ def fit(
                     if evaluated is not student:
                         if done.averaged_steps or schedule.progress(steps) > 1 - settings.swa_share:
                             done.averaged_steps += 1
-                        average_step(evaluated, student, settings, steps, done.averaged_steps, schedule.progress(steps))
+                        update_average(evaluated, student, decay(settings, steps, done.averaged_steps))
                     if len(done.snapshots) + 1 < settings.cycles and _ends_a_cycle(done, schedule.progress(steps), settings):
                         done.snapshots.append(_state(evaluated))
                     stage.total = schedule.expected_steps()

@@ -47,9 +47,6 @@ class FitSettings:
             the sampler balance them; otherwise for 0.
         label_smoothing: amount of label smoothing; 0 for none (Szegedy et al. 2016, arXiv:1512.00567).
         ema_decay: decay of an exponential moving average of the weights, which is then evaluated and returned; None for no averaging.
-        lookahead: whether the network goes on from the average of ``ema_decay`` after every fifth step. The average's decay per five steps
-            grows with the third power of the progress, from 0 to ``ema_decay ** 5`` (Zhang et al. 2019, arXiv:1907.08610; Jordan 2024,
-            arXiv:2404.00498).
         swa_share: share of the training, at its end, during which the learning rate is held constant and the weights are averaged over
             steps; the average, with batch-norm statistics of its own, is evaluated and returned. 0 for none (Izmailov et al. 2018,
             arXiv:1803.05407; steps instead of epochs: Cha et al. 2021, arXiv:2102.08604).
@@ -97,7 +94,6 @@ class FitSettings:
     logit_adjustment: float | None = Field(default=None, ge=0)
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     ema_decay: float | None = Field(default=None, gt=0, lt=1)
-    lookahead: bool = False
     swa_share: float = Field(default=0.0, ge=0, lt=1)
     cycles: int = Field(default=1, ge=1)
     mixup_alpha: float = Field(default=0.0, ge=0)

@@ -21,7 +21,7 @@ from planish.evaluation.torch_predictor import TorchPredictor
 from planish.progress import Progress, collecting_notes, listening
 from planish.training import FitSettings, fit
 from planish.training.fit import FitRun, Teacher, _optimizer
-from planish.training.schedules.averaging import average_step, update_average
+from planish.training.schedules.averaging import update_average
 from planish.training.schedules.freezing import LayerFreezer
 from planish.training.schedules.learning_rate import learning_rate
 
@@ -273,35 +273,6 @@ def test_the_average_follows_the_weights(task, network):
     averaged = fit(network, task, SPEC, PREPROCESSING, FitSettings(**QUICK | {"ema_decay": 0.9}))
     assert not same(plain.module, averaged.module)
     assert averaged.module.bn1.num_batches_tracked == plain.module.bn1.num_batches_tracked
-
-
-def test_lookahead_puts_the_average_back_after_every_fifth_step():
-    torch.manual_seed(0)
-    module = nn.BatchNorm2d(3)
-    average = copy.deepcopy(module)
-    settings = FitSettings(ema_decay=0.9, lookahead=True)
-    slow = [value.clone() for value in module.state_dict().values()]
-    for step in range(1, 13):
-        progress = step / 12
-        with torch.no_grad():
-            module.weight.add_(torch.rand(3))
-            module.running_mean.add_(torch.rand(3))
-        fast = [value.clone() for value in module.state_dict().values()]
-        average_step(average, module, settings, step, 0, progress)
-        if step in (5, 10, 12):
-            kept = 0.9**5 * progress**3
-            slow = [(kept * a + (1 - kept) * b).to(a.dtype) for a, b in zip(slow, fast, strict=True)]
-            fast = slow
-        for network, values in ((average, slow), (module, fast)):
-            for value, expected in zip(network.state_dict().values(), values, strict=True):
-                torch.testing.assert_close(value, expected)
-
-
-def test_lookahead_trains_and_returns_the_average(task, network):
-    settings = FitSettings(**QUICK | {"ema_decay": 0.9, "lookahead": True})
-    assert not same(
-        fit(network, task, SPEC, PREPROCESSING, settings).module, fit(network, task, SPEC, PREPROCESSING, FitSettings(**QUICK)).module
-    )
 
 
 def test_a_layer_that_is_used_twice_is_averaged_once():

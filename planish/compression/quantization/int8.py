@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 _BATCH = 16
 _SENSITIVITY_BATCHES = 4  # number of batches on which sensitivity and mean errors are measured
-_BIAS_BYTES = 10_000_000  # of calibration images for bias correction: 64 with 224 pixels a side
+_BIAS_BYTES = 5_000_000  # of calibration images for bias correction: 33 with 224 pixels a side
 _LAYERS = ("Conv", "Gemm", "MatMul")
 _NORMALISING = ("Cast", "Transpose", "Mul", "Add", "Sub", "Div", "ReduceMin", "ReduceMax", "ReduceMean", "Sqrt", "Clip", "Max")
 FLOAT_LAYERS = "float_layers"  # key in the structure of a step: the layers that an earlier step chose to stay float

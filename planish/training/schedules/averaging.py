@@ -19,22 +19,14 @@ if TYPE_CHECKING:
     from planish.training.settings import FitSettings
 
 STATISTICS_IMAGES = 2048
-_LOOKAHEAD_STEPS = 5
 
 
 def check_averaging(settings: FitSettings) -> None:
     """Check that the settings of weight averaging are compatible.
 
     Raises:
-        TrainingError: ``swa_share`` is combined with several cycles or ``lookahead``, or overlaps with the warm-up, or ``lookahead`` has no
-            average to return to.
+        TrainingError: ``swa_share`` is combined with several cycles, or overlaps with the warm-up.
     """
-    if settings.lookahead and (settings.ema_decay is None or settings.swa_share):
-        raise TrainingError(
-            f"lookahead with ema_decay={settings.ema_decay} and swa_share={settings.swa_share:g}",
-            "it goes on from the exponential moving average of the weights",
-            "set ema_decay, for example 0.95, and no swa_share",
-        )
     if settings.swa_share and settings.cycles > 1:
         raise TrainingError(
             f"swa_share={settings.swa_share:g} with cycles={settings.cycles}",
@@ -49,27 +41,18 @@ def check_averaging(settings: FitSettings) -> None:
         )
 
 
-def average_step(average: nn.Module, module: nn.Module, settings: FitSettings, steps: int, averaged_steps: int, progress: float) -> None:
-    """Add the weights after a step to the average; with ``lookahead``, after every fifth step, and the network takes the average over.
+def decay(settings: FitSettings, steps: int, averaged_steps: int) -> float:
+    """The weight of the old average when the weights after a step are added.
 
     Args:
-        average: the averaged network, changed in place.
-        module: the trained network; changed by ``lookahead`` only.
         settings: settings of the training.
         steps: number of steps, including this one.
         averaged_steps: number of steps in the equally weighted average of ``swa_share``, which replaces the exponential average once it
             has begun.
-        progress: progress of the training, 0 to 1.
     """
     if averaged_steps:
-        return update_average(average, module, 1 - 1 / averaged_steps)
-    memory = settings.ema_decay or 0.0
-    if not settings.lookahead:
-        return update_average(average, module, min(memory, (1 + steps) / (10 + steps)))
-    if steps % _LOOKAHEAD_STEPS == 0 or progress >= 1:
-        update_average(average, module, memory**_LOOKAHEAD_STEPS * progress**3)
-        update_average(module, average, 0.0)
-    return None
+        return 1 - 1 / averaged_steps
+    return min(settings.ema_decay, (1 + steps) / (10 + steps)) if settings.ema_decay else 0.0
 
 
 def update_average(average: nn.Module, module: nn.Module, kept: float) -> None:
