@@ -12,6 +12,7 @@ from planish.compression.quantization.half_precision import HalfPrecision
 from planish.compression.quantization.int8 import Int8
 from planish.compression.quantization.learned_rounding import LearnedRounding
 from planish.compression.quantization.quantization_aware_training import QuantizeAware
+from planish.compression.replacement.block_replacement import BlockReplacement
 from planish.compression.replacement.resolution import Resolution
 from planish.compression.replacement.simplify import Simplify
 from planish.compression.replacement.width import Width
@@ -20,6 +21,7 @@ from planish.compression.storage.weight_sharing import WeightSharing
 __all__ = [
     "Binarize",
     "BlockPruning",
+    "BlockReplacement",
     "ChannelPruning",
     "Factorize",
     "HalfPrecision",

@@ -12,6 +12,7 @@ from planish.artifact import Artifact
 from planish.compression import (
     Binarize,
     BlockPruning,
+    BlockReplacement,
     ChannelPruning,
     Factorize,
     HalfPrecision,
@@ -74,6 +75,11 @@ class TestSimplify(TechniqueConformance):
 
 class TestBlockPruning(TechniqueConformance):
     technique = BlockPruning(pruning_ratio=0.5)
+    model = "resnet14"
+
+
+class TestBlockReplacement(TechniqueConformance):
+    technique = BlockReplacement(speedup=1.3, steps=5)
     model = "resnet14"
 
 

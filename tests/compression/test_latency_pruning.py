@@ -22,7 +22,8 @@ from planish.artifact import Artifact
 from planish.compression import ChannelPruning, Int8, LatencyPruning
 from planish.compression.graph import structure as structures
 from planish.compression.pruning import latency_pruning
-from planish.compression.pruning.sensitivity import _Divergence, _input_moments, _interpolated, rounding_sensitivity, width_sensitivity
+from planish.compression.pruning.divergence import Divergence, reads
+from planish.compression.pruning.sensitivity import _input_moments, _interpolated, rounding_sensitivity, width_sensitivity
 from planish.compression.pruning.width_choice import Choice, time_of
 from planish.compression.pruning.width_costs import width_costs
 from planish.decisions import remembering
@@ -239,7 +240,7 @@ def test_divergence_is_a_mean_over_images(job) -> None:
         next(changed.parameters()).mul_(1.5)
     images = torch.rand(33, 1, 24, 24, generator=torch.Generator().manual_seed(0))
     images[32] *= 5  # alone in its batch
-    divergence = _Divergence(network, images, job.task, {0: [next(name for name, _ in network.named_parameters())]})
+    divergence = Divergence(network, images, job.task, reads({0: [next(name for name, _ in network.named_parameters())]}))
     assert sum(map(len, divergence.batches)) == 33
     with torch.no_grad():
         expected = job.task.distillation_loss(changed, changed(images), network(images), 1.0).item()

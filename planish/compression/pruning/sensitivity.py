@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import pairwise
-from time import perf_counter
-from typing import TYPE_CHECKING, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
@@ -14,28 +13,17 @@ from torch import Tensor, nn
 from planish.compression.factorization.factor_choice import Factors, methods_for
 from planish.compression.factorization.factor_layers import Form, Place, ranks_of, split
 from planish.compression.graph import structure as structures
-from planish.compression.graph.call_record import CallRecord
-from planish.compression.graph.prefix_cache import PrefixCache
 from planish.compression.graph.structure import ChannelGraph
 from planish.compression.graph.submodules import replace_submodule
+from planish.compression.pruning.divergence import Divergence, reads
 from planish.compression.pruning.width_choice import Floats
 from planish.compression.reconstruction.layer_moments import Moments, watching
 from planish.compression.reconstruction.reconstruction import can_fit
-from planish.deadline import seconds_left
-from planish.decisions import decide
-from planish.errors import TechniqueError
 from planish.models.quantized import SMALLEST, ActivationQuantizer, fake_quantize
-from planish.models.storage import fingerprint
-from planish.progress import Stage
 
 if TYPE_CHECKING:
     from planish.task import Task
 
-Change = TypeVar("Change", bound=Hashable)
-
-_BATCH = 32
-_MOST_IMAGES, _LEAST_IMAGES = 128, 16
-_SECONDS, _SHARE = 15.0, 0.1  # approximate limit of a measurement, in seconds and as a share of the time left; it sets the number of images
 _MEASURED = (2 / 7, 5 / 7, 1.0)  # cuts of a layer that are measured, as shares of its largest; those between are interpolated
 _JUMP = (
     30.0  # quotient of neighbouring errors above which a cut between them is measured as well: some units do nothing, or too few are left
@@ -66,7 +54,7 @@ def width_sensitivity(
     # by their number, as in narrow layers neighbouring shares round to the same width
     masks = [{len(units): units for units in widths if units} for widths in cuts]
     changed = {d: _tensors_of(graph, units[max(units)]) for d, units in enumerate(masks) if units}
-    divergence = _Divergence(module, images, task, changed, len(_MEASURED))
+    divergence = Divergence(module, images, task, reads(changed), len(_MEASURED))
     inputs = _input_moments(module, divergence.batches)
     known: list[dict[int, float]] = [{} for _ in cuts]
     for decision in divergence.changes("measuring sensitivity of channels"):
@@ -178,7 +166,7 @@ def form_sensitivity(
         task: the task whose distillation loss measures the divergence.
     """
     tried = {(name, form): [f"{name}.weight"] for name, some in forms.items() for form in some}
-    divergence = _Divergence(module, images, task, tried)
+    divergence = Divergence(module, images, task, reads(tried))
     sensitivity: dict[str, dict[Form, float]] = {name: {} for name in forms}
     for name, form in divergence.changes("measuring sensitivity of ranks"):
         layer = module.get_submodule(name)
@@ -203,7 +191,7 @@ def rounding_sensitivity(module: nn.Module, images: Tensor, task: Task) -> dict[
         task: the task whose distillation loss measures the divergence.
     """
     layers = {name: layer for name, layer in module.named_modules() if isinstance(layer, nn.Conv2d | nn.Linear)}
-    divergence = _Divergence(module, images, task, {name: [f"{name}.weight"] for name in layers})
+    divergence = Divergence(module, images, task, reads({name: [f"{name}.weight"] for name in layers}))
     sensitivity = {}
     for name in divergence.changes("measuring sensitivity to rounding"):
         layer = layers[name]
@@ -225,57 +213,3 @@ def _rounded(values: Tensor) -> Tensor:
     quantizer.set_range(float(values.amin()), float(values.amax()))
     rounded: Tensor = quantizer(values)
     return rounded
-
-
-class _Divergence(Generic[Change]):
-    """Measures the divergence of a changed network's outputs from the original ones, on as many images as time allows.
-
-    Args:
-        module: the network, in eval mode.
-        images: normalised images ``(N, C, H, W)``.
-        task: the task whose distillation loss measures the divergence.
-        changes: the parameters and buffers that differ, by change.
-        each: about how often the divergence is measured for each change.
-    """
-
-    @torch.no_grad()
-    def __init__(self, module: nn.Module, images: Tensor, task: Task, changes: Mapping[Change, Collection[str]], each: int = 1) -> None:
-        record = CallRecord(module, images[:1])
-        positions = {change: record.first_read(names) for change, names in changes.items()}
-        passes = 1 + each * sum(record.share_after(position) for position in positions.values())
-
-        def affordable() -> int:
-            begun = perf_counter()
-            module(images[:_LEAST_IMAGES])
-            images_in_time = min(_SECONDS, _SHARE * seconds_left()) / passes / (perf_counter() - begun) * _LEAST_IMAGES
-            return min(len(images), int(np.clip(images_in_time, _LEAST_IMAGES, _MOST_IMAGES)))
-
-        used = decide(f"sensitivity images:{fingerprint(module)[:16]}:{len(changes)}", affordable)
-        self.batches = torch.split(images[:used], _BATCH)
-        self.expected = [module(batch) for batch in self.batches]
-        self.task = task
-        self._positions = positions
-        self._position = 0
-        self._cache = PrefixCache(module, self.batches, record)
-
-    def changes(self, title: str) -> Iterator[Change]:
-        """The changes in the order in which they are measured fastest; the network must be unchanged whenever the next one is asked for.
-
-        Args:
-            title: title of the stage that is shown meanwhile.
-        """
-        with Stage(title, len(self._positions)) as stage:
-            for change, position in sorted(self._positions.items(), key=lambda item: item[1]):
-                self._cache.advance(position)
-                self._position = position
-                yield change
-                stage.advance()
-
-    @torch.no_grad()
-    def __call__(self, changed: nn.Module) -> float:
-        """The divergence of the network with the change that ``changes`` returned last."""
-        outputs = self._cache.outputs(changed, self._position)
-        losses = [self.task.distillation_loss(changed, x, y, 1.0).item() for x, y in zip(outputs, self.expected, strict=True)]
-        if not np.isfinite(losses).all():
-            raise TechniqueError("the network's outputs are not finite", "sensitivity is measured on them", "train it again")
-        return max(0.0, float(np.average(losses, weights=[len(x) for x in self.batches])))  # the last batch may be smaller

@@ -153,6 +153,17 @@ def faster_forms(
     return {name: faster for name, faster in found.items() if faster}
 
 
+def layers_of(module: nn.Module, example: Tensor, precision: Precision) -> list[Variant]:
+    """The convolutions and linear layers of a network or of a part of it, once for each call.
+
+    Args:
+        module: in eval mode.
+        example: an input ``(1, C, H, W)``.
+        precision: as in ``width_costs``.
+    """
+    return [call.at(call.shape.in_channels, call.shape.out_channels, precision) for call in _calls(module, example)]
+
+
 def _running_once(calls: Sequence[_Call]) -> set[str]:
     counts = Counter(call.name for call in calls)
     return {name for name, count in counts.items() if count == 1}

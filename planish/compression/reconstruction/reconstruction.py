@@ -200,7 +200,7 @@ def _sums(whole: PrefixCache, pruned: PrefixCache, outputs: Mapping[str, Tensor]
     def read(name: str, given: Tensor, output: Tensor) -> None:
         count = output[0].numel() // len(outputs[name])
         places = torch.randperm(count, generator=generator)[:_POSITIONS]
-        inputs.setdefault(name, []).append((places, _patches(after.get_submodule(name), given, output, places)))
+        inputs.setdefault(name, []).append((places, patches(after.get_submodule(name), given, output, places)))
 
     def compare(name: str, _: Tensor, output: Tensor) -> None:
         places, x = inputs[name].pop(0)
@@ -230,7 +230,7 @@ def _flat(values: Tensor) -> Tensor:
     return values.reshape(len(values), -1, values.shape[-1])
 
 
-def _patches(layer: Any, given: Tensor, output: Tensor, places: Tensor) -> Tensor:
+def patches(layer: Any, given: Tensor, output: Tensor, places: Tensor) -> Tensor:
     """The input patches that the layer's weight multiplies at these output positions: ``(N, places, inputs x kernel)``."""
     if isinstance(layer, nn.Linear):
         return _flat(given)[:, places]

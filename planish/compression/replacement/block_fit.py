@@ -1,0 +1,138 @@
+"""Training of one replacement by itself, against the outputs of the block whose place it takes.
+
+C. Li et al., Blockwisely Supervised Neural Architecture Search with Knowledge Distillation (DNA), CVPR 2020 (arXiv:1911.13053).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from planish.compression.graph.prefix_cache import PrefixCache
+from planish.compression.reconstruction.least_squares import RowSums, ridge_regression
+from planish.compression.reconstruction.reconstruction import patches
+from planish.compression.replacement.kinds import NewBlock
+from planish.models.batch_norm import raise_momentum, reestimate_batch_norm
+
+_BATCH = 32
+_RATE = 2e-3
+_POSITIONS = 64  # positions sampled per image for the least squares
+_MOST_BYTES = 256 * 2**20  # of the maps that are held
+
+
+class _Reached(Exception):
+    """Raised to stop a forward pass behind the block."""
+
+
+@torch.no_grad()
+def maps_of(module: nn.Module, name: str, batches: Sequence[Tensor], cache: PrefixCache) -> tuple[Tensor, Tensor]:
+    """The inputs and outputs of a block for as many of the images as fit into memory.
+
+    Args:
+        module: the network, in eval mode.
+        name: name of the block, which is called once.
+        batches: normalised images ``(N, C, H, W)``.
+        cache: of these batches, advanced to the block.
+    """
+    given, wanted = list[Tensor](), list[Tensor]()
+
+    def hook(_: nn.Module, args: Any, output: Tensor) -> None:
+        given.append(args[0].clone())
+        wanted.append(output.clone())
+        raise _Reached
+
+    before = module.get_submodule(name).register_forward_pre_hook(lambda _, args: (args[0].clone(),))  # in case the block changes it
+    handle = module.get_submodule(name).register_forward_hook(hook)
+    try:
+        for number, batch in enumerate(batches):
+            with cache.replayed(module, number), suppress(_Reached):
+                module(batch)
+            held = sum(t.numel() * t.element_size() for t in (*given, *wanted))
+            if held * (1 + 1 / len(given)) > _MOST_BYTES:
+                break
+    finally:
+        before.remove()
+        handle.remove()
+    return torch.cat(given), torch.cat(wanted)
+
+
+def fit_block(block: nn.Module, given: Tensor, wanted: Tensor, steps: int, seed: int = 0) -> float:
+    """Train a block to map ``given`` to ``wanted``.
+
+    The last convolution of a ``NewBlock`` starts from least squares. Then all of it is trained by AdamW.
+
+    Args:
+        block: changed in place, in eval mode afterwards.
+        given: its inputs ``(N, C, H, W)``.
+        wanted: the outputs to come close to.
+        steps: number of steps of 32 maps.
+        seed: seed of the order of the maps.
+
+    Returns:
+        The squared error that is left, as a share of the variance of ``wanted``.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    scale = float((wanted - wanted.mean((0, 2, 3), keepdim=True)).square().mean()) or 1.0
+    parts = torch.split(torch.arange(len(given)), _BATCH)
+    if isinstance(block, NewBlock):
+        _start_from_least_squares(block.branch, given, wanted - given if block.has_shortcut else wanted)
+    if any(True for _ in block.parameters()) and steps > 0:
+        raise_momentum(block)
+        optimizer = torch.optim.AdamW(block.parameters(), lr=_RATE, weight_decay=1e-4)
+        block.train()
+        order = torch.randperm(len(given), generator=generator)
+        for step in range(steps):
+            for group in optimizer.param_groups:
+                group["lr"] = _RATE * 0.5 * (1 + math.cos(math.pi * step / steps))
+            first = step * _BATCH % len(given)
+            if first < _BATCH and step:
+                order = torch.randperm(len(given), generator=generator)
+            rows = order[first : first + _BATCH]
+            if len(rows) < 2:
+                rows = order[:_BATCH]
+            loss = functional.mse_loss(block(given[rows]), wanted[rows]) / scale
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    block.eval()
+    reestimate_batch_norm(block, (given[rows] for rows in parts))
+    with torch.no_grad():
+        left = sum(float((block(given[rows]) - wanted[rows]).square().sum()) for rows in parts)
+    return left / (scale * wanted.numel())
+
+
+@torch.no_grad()
+def _start_from_least_squares(branch: nn.Sequential, given: Tensor, wanted: Tensor) -> None:
+    """Fit the last convolution of a branch, which batch norm follows, to the outputs it should have; the batch norm becomes the identity.
+
+    Args:
+        branch: ends with a convolution without bias and batch norm; changed in place.
+        given: inputs of the branch ``(N, C, H, W)``.
+        wanted: outputs ``(N, C, H, W)``.
+    """
+    *first, layer, norm = branch.eval()
+    assert isinstance(layer, nn.Conv2d)
+    assert isinstance(norm, nn.BatchNorm2d)
+    before = nn.Sequential(*first)
+    reestimate_batch_norm(before, list(torch.split(given, _BATCH)))
+    sums, generator = None, torch.Generator().manual_seed(0)
+    for x, y in zip(torch.split(given, _BATCH), torch.split(wanted, _BATCH), strict=True):
+        inputs = before(x)
+        places = torch.randperm(y[0, 0].numel(), generator=generator)[:_POSITIONS]
+        rows = patches(layer, inputs, y, places).flatten(0, 1)
+        found = RowSums.of(rows, y.flatten(2).transpose(1, 2)[:, places].flatten(0, 1))
+        sums = found if sums is None else sums + found
+    assert sums is not None
+    weight, bias = ridge_regression(sums, torch.zeros(layer.weight.flatten(1).shape), "fitted")
+    layer.weight.copy_(weight.reshape(layer.weight.shape))
+    reestimate_batch_norm(nn.Sequential(before, layer, norm), list(torch.split(given, _BATCH)))
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    norm.weight.copy_((norm.running_var + norm.eps).sqrt())
+    norm.bias.copy_(norm.running_mean + (0 if bias is None else bias))
