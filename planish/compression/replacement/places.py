@@ -112,7 +112,7 @@ def _has_parts(module: nn.Module, name: str, seen: dict[str, list[_BlockCall]]) 
         counts.append((count, has_code))
     is_sequence = type(module).forward is nn.Sequential.forward
     if is_sequence:
-        return sum(count > 0 for count, _ in counts) > 1
+        return sum(count > 0 for count, _ in counts) > 1 or any(count > 0 and has_code for count, has_code in counts)
     return any(count > 1 and has_code for count, has_code in counts)
 
 
