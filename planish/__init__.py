@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from planish.commands.datasets.retrain import retrain
     from planish.commands.demo import demo
     from planish.commands.deployment.monitor import monitor
+    from planish.commands.deployment.pull import pull
+    from planish.commands.deployment.push import push
     from planish.commands.deployment.serve import serve
     from planish.commands.deployment.verify import verify
     from planish.commands.doctor import doctor
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "backbones", "bench", "compare", "compress", "crossval", "demo", "doctor", "ensembles", "evaluate", "experiment", "explain", "few_shot",
-    "label_issues", "learning_curve", "monitor", "optimize", "retrain", "serve", "train", "verify",
+    "label_issues", "learning_curve", "monitor", "optimize", "pull", "push", "retrain", "serve", "train", "verify",
 ]  # fmt: skip
 __version__ = "0.1.0"
 

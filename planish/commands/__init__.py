@@ -13,6 +13,8 @@ from planish.commands.demo import demo
 from planish.commands.deployment.alert_rules import alert_rules
 from planish.commands.deployment.label_candidates import label_candidates
 from planish.commands.deployment.monitor import monitor
+from planish.commands.deployment.pull import pull
+from planish.commands.deployment.push import push
 from planish.commands.deployment.serve import serve
 from planish.commands.deployment.sign import sign
 from planish.commands.deployment.verify import verify
@@ -32,5 +34,5 @@ from planish.commands.train import Trained, train
 __all__ = [
     "Compressed", "Trained", "alert_rules", "backbones", "bench", "compare", "compress", "crossval", "data", "demo", "doctor", "ensembles",
     "evaluate", "experiment", "explain", "export", "few_shot", "label_candidates", "label_issues", "learning_curve", "monitor", "optimize",
-    "recipes", "report", "retrain", "serve", "sign", "tile", "train", "verify",
+    "pull", "push", "recipes", "report", "retrain", "serve", "sign", "tile", "train", "verify",
 ]  # fmt: skip

@@ -13,6 +13,7 @@ from planish.evaluation.latency import LEAST_LAUNCHES, LatencyReport, LatencySet
 from planish.export import ToOnnx
 from planish.export.steps import steps_from_onnx
 from planish.goal import Goal
+from planish.logged_values import log_values
 from planish.measurement import Measurement
 from planish.plan import Plan, summary
 from planish.runs.runner import Runner, extend
@@ -212,6 +213,8 @@ class Search:
             reason=reason,
         )
         self.journal.candidates[name] = known
+        about = {"key": known.key, "summary": known.summary, "runtime": known.runtime, "stage": stage, "reason": reason}
+        log_values({measured: m.value for measured, m in measurements.items()}, subject=name, about=about)
         self.watch(list(self.journal.candidates.values()))
         return known
 

@@ -8,6 +8,7 @@ from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
+from planish.logged_values import logged_as
 from planish.plan import Plan
 from planish.progress import note
 from planish.runs.runner import extend
@@ -70,7 +71,8 @@ def recover(search: Search, screening: Screening, reserved: float) -> tuple[Tria
         trial = next(t for t in alive if t.name == step["trial"])
         seconds = step["seconds"]
         learns = step["is_last"] and store.once("rounding", "searching", partial(rounding.pays, search, trial, rounding.SHARE * seconds))
-        after = _train(search, trial, number, seconds * (1 - rounding.SHARE if learns else 1))
+        with logged_as(trial.name):
+            after = _train(search, trial, number, seconds * (1 - rounding.SHARE if learns else 1))
         screened[screened.index(trial)] = after
         if after.stopped:
             continue
