@@ -1,6 +1,7 @@
 """The commands, one typed function each. The command line is generated from their signatures and docstrings."""
 
 from planish.commands.bench import bench
+from planish.commands.check import CheckedFile, check
 from planish.commands.compress import Compressed, compress
 from planish.commands.datasets.crossval import crossval
 from planish.commands.datasets.data import data
@@ -32,7 +33,8 @@ from planish.commands.report import report
 from planish.commands.train import Trained, train
 
 __all__ = [
-    "Compressed", "Trained", "alert_rules", "backbones", "bench", "compare", "compress", "crossval", "data", "demo", "doctor", "ensembles",
-    "evaluate", "experiment", "explain", "export", "few_shot", "label_candidates", "label_issues", "learning_curve", "monitor", "optimize",
+    "CheckedFile", "Compressed", "Trained", "alert_rules", "backbones", "bench", "check", "compare", "compress", "crossval", "data", "demo",
+    "doctor", "ensembles", "evaluate", "experiment", "explain", "export", "few_shot", "label_candidates", "label_issues", "learning_curve",
+    "monitor", "optimize",
     "pull", "push", "recipes", "report", "retrain", "serve", "sign", "tile", "train", "verify",
 ]  # fmt: skip
