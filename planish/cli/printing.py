@@ -228,9 +228,9 @@ def _folder(result: Any, given: Arguments) -> Path:
 
 
 SHOW: dict[str, Show] = {
-    "alert_rules": _file, "backbones": _backbones, "bench": _bench, "check": _checked, "compare": _compared, "compress": _compressed, 
-    "crossval": _folds, "data": _data, "demo": _run, "doctor": _doctor, "ensembles": _ensembles, "evaluate": _evaluated, "experiment": _experiment,
-    "explain": _explanation, "export": _bundle, "few_shot": _few_shot, "label_candidates": _labels, "label_issues": _label_issues,
+    "alert_rules": _file, "backbones": _backbones, "bench": _bench, "check": _checked, "compare": _compared, "compress": _compressed,
+    "crossval": _folds, "data": _data, "demo": _run, "doctor": _doctor, "ensembles": _ensembles, "evaluate": _evaluated,
+    "experiment": _experiment, "explain": _explanation, "export": _bundle, "few_shot": _few_shot, "label_candidates": _labels, "label_issues": _label_issues,
     "learning_curve": _learning_curve, "monitor": _monitored, "optimize": _run, "pull": _pulled, "push": _file,
     "recipes": _recipes, "report": _file, "retrain": _retrained, "serve": _nothing, "sign": _file, "tile": _tiles,
     "train": _trained, "verify": _verified,
@@ -239,11 +239,8 @@ _IN_JSON: dict[str, Callable[[Any], Any]] = {  # the part of a result that --jso
     "data": lambda found: found.report.model_dump(mode="json"),
     "train": lambda found: found.metrics,
 }
-_JSON_AND_CODE = {
-    "check": _checked,
-    "monitor": _monitored,
-    "retrain": _retrained,
-}  # commands that determine their exit code from the result even with --json
+# commands that determine their exit code from the result even with --json
+_JSON_AND_CODE = {"check": _checked, "monitor": _monitored, "retrain": _retrained}
 
 
 def print_result(command: str, result: Any, given: Arguments) -> int:
