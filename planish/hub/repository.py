@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -136,9 +137,9 @@ def _result_of(folder: Path, bundle: Bundle) -> Result | None:
     from planish.search.result import Result
 
     result = Result.load(file)
-    if any(bundle.measurements.get(name) != measured for name, measured in result.chosen.measurements.items()):
-        return None
-    return result
+    of_bundle, chosen = bundle.measurements, result.chosen.measurements
+    same = chosen.keys() <= of_bundle.keys() and all(math.isclose(of_bundle[name].value, m.value) for name, m in chosen.items())
+    return result if same else None
 
 
 @contextmanager

@@ -41,7 +41,7 @@ def test_recipes_of_the_package_are_valid() -> None:
         ("- {name: int8}", "needs format onnx"),
         ("training: {epocs: 3}", "epochs"),
         ("training: {epochs: many}", "epochs"),
-        ("- [", "cannot read"),
+        ("- [", "line 1, column 4"),
         ("7", "list"),
     ],
 )
