@@ -8,7 +8,7 @@ import re
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
-from planish.html_table import html_table
+from planish.printable import html_table
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))

@@ -19,9 +19,9 @@ from planish.export import ToOnnx
 from planish.export.runtimes.registry import find
 from planish.export.steps import steps_from_onnx
 from planish.files.atomic import job_folder, read_result, write_result
-from planish.html_table import html_table
 from planish.measurement import Measurement
 from planish.plan import Plan
+from planish.printable import html_table
 from planish.runs.converted_onnx import network_job
 from planish.runs.original import stored_original
 from planish.runs.precision import decided_precision, precision_name

@@ -20,8 +20,8 @@ from planish.errors import GoalError
 from planish.evaluation.metrics.classification import percent
 from planish.evaluation.statistics.intervals import Interval, mean_over_seeds, over_seeds
 from planish.files.atomic import job_folder, read_result, write_result
-from planish.html_table import html_table
 from planish.measurement import Measurement, in_words
+from planish.printable import html_table
 from planish.progress import note
 from planish.runs.precision import decided_precision, in_precision, precision_name
 from planish.runs.record import RunRecord, run_folder

@@ -153,8 +153,8 @@ def _speed(bundle: Bundle, result: Result | None) -> Iterator[str]:
         yield "The latency of this bundle was not measured; `planish verify` measures it on your machine.\n"
     else:
         device = latency.device or (str(result.machine.get("cpu", "")) if result else "") or "a machine that is not named"
-        runtime = words.runtime_name(bundle.runtime)
-        yield f"Measured on {_plain(device)} with {runtime}, {bundle.threads} thread(s), batch size {bundle.batch_size}.\n"
+        threads = f"{bundle.threads} thread{'s' * (bundle.threads > 1)}"
+        yield f"Measured on {_plain(device)} with {words.runtime_name(bundle.runtime)}, {threads}, batch size {bundle.batch_size}.\n"
     if rows:
         yield from _table(rows)
         yield ""

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from planish.artifact import Artifact
 from planish.files.atomic import write_json
-from planish.logged_values import logged_as
 from planish.models.storage import load_artifact, save_artifact
+from planish.progress import logged_as
 from planish.runs.store import Store
 from planish.task import Task
 from planish.training.augmentation_preview import augmentation_preview

@@ -10,8 +10,8 @@ from pydantic.dataclasses import dataclass
 
 from planish.files.atomic import read_result, write_result
 from planish.goal import Goal
-from planish.html_table import html_table
 from planish.measurement import Measurement, Metric
+from planish.printable import html_table
 from planish.runs.record import RunRecord
 
 _STRICT = ConfigDict(extra="forbid")

@@ -13,9 +13,9 @@ from planish.evaluation.latency import LEAST_LAUNCHES, LatencyReport, LatencySet
 from planish.export import ToOnnx
 from planish.export.steps import steps_from_onnx
 from planish.goal import Goal
-from planish.logged_values import log_values
 from planish.measurement import Measurement
 from planish.plan import Plan, summary
+from planish.progress import log_values
 from planish.runs.runner import Runner, extend
 from planish.search.evidence import Session
 from planish.search.result import CandidateResult, Stage

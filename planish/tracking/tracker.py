@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from planish.errors import GoalError, RuntimeMissingError, first_line
-from planish.logged_values import LoggedValues, logging_to
-from planish.progress import note
+from planish.progress import LoggedValues, logging_to, note
 
 if TYPE_CHECKING:
     from planish.measurement import Measurement

@@ -20,14 +20,13 @@ from torch import nn
 from planish.data.normalisation import Normalise
 from planish.errors import TrainingError, first_line
 from planish.evaluation.torch_predictor import TorchPredictor
-from planish.logged_values import log_values
 from planish.measurement import digits_of, in_words
 from planish.models.batch_norm import raise_momentum
 from planish.models.folding import fold_batch_norm
 from planish.models.outputs import each
 from planish.models.storage import fingerprint
 from planish.models.strided import SafeStrides
-from planish.progress import Stage, note
+from planish.progress import Stage, log_values, note
 from planish.task import metric_of
 from planish.training.batches import batches, batches_per_epoch
 from planish.training.checkpoint import TrainingState, identity, read_checkpoint, write_checkpoint

@@ -60,7 +60,7 @@ def test_text_has_latency_with_device_lineage_and_limits(bundle: Bundle, result:
     shown = re.search(r"\| latency \| ([\d.]+) ms \| ([\d.]+) to ([\d.]+) ms \|", text)
     assert shown
     assert [float(each) for each in shown.groups()] == pytest.approx([latency.value, latency.low, latency.high], abs=6e-4)
-    assert "Measured on Fake CPU with ONNX Runtime, 1 thread(s), batch size 1" in text
+    assert "Measured on Fake CPU with ONNX Runtime, 1 thread, batch size 1" in text
     assert "2. `to_onnx`" in text
     weakest = min(result.per_class, key=lambda c: c.chosen.value).name if len(result.per_class) > 3 else ""
     assert weakest in text

@@ -11,8 +11,8 @@ from fake_comparison import make_comparison
 from fake_run import CHOSEN
 
 from planish.experiments.experiment import ArmResult, Experiment
-from planish.html_table import html_table
 from planish.measurement import Measurement, Measurements
+from planish.printable import html_table
 from planish.search.result import Result
 
 

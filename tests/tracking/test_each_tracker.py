@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 import planish
-from planish.logged_values import log_values, logged_as
 from planish.measurement import Measurement
+from planish.progress import log_values, logged_as
 from planish.testing import write_shapes
 from planish.tracking.tracker import tracking
 

@@ -14,9 +14,8 @@ from recorder import Broken, Recorder
 
 import planish
 from planish.errors import GoalError, RuntimeMissingError
-from planish.logged_values import log_values, logged_as
 from planish.measurement import Measurement
-from planish.progress import collecting_notes
+from planish.progress import collecting_notes, log_values, logged_as
 from planish.search.result import Result
 from planish.testing import write_shapes
 from planish.tracking import tracker

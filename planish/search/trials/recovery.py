@@ -8,9 +8,8 @@ from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
-from planish.logged_values import logged_as
 from planish.plan import Plan
-from planish.progress import note
+from planish.progress import logged_as, note
 from planish.runs.runner import extend
 from planish.search.choice import format_drop
 from planish.search.state import Search
