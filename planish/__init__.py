@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from planish.commands.bench import bench
+    from planish.commands.check import check
     from planish.commands.compress import compress
     from planish.commands.datasets.crossval import crossval
     from planish.commands.datasets.few_shot import few_shot
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from planish.commands.datasets.retrain import retrain
     from planish.commands.demo import demo
     from planish.commands.deployment.monitor import monitor
+    from planish.commands.deployment.pull import pull
+    from planish.commands.deployment.push import push
     from planish.commands.deployment.serve import serve
     from planish.commands.deployment.verify import verify
     from planish.commands.doctor import doctor
@@ -31,8 +34,8 @@ if TYPE_CHECKING:
     from planish.commands.train import train
 
 __all__ = [
-    "backbones", "bench", "compare", "compress", "crossval", "demo", "doctor", "ensembles", "evaluate", "experiment", "explain", "few_shot",
-    "label_issues", "learning_curve", "monitor", "optimize", "retrain", "serve", "train", "verify",
+    "backbones", "bench", "check", "compare", "compress", "crossval", "demo", "doctor", "ensembles", "evaluate", "experiment", "explain",
+    "few_shot", "label_issues", "learning_curve", "monitor", "optimize", "pull", "push", "retrain", "serve", "train", "verify",
 ]  # fmt: skip
 __version__ = "0.1.0"
 

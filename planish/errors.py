@@ -77,6 +77,10 @@ class BundleError(PlanishError):
     """A bundle or run folder that is incomplete or was modified, or a bundle whose golden samples do not reproduce."""
 
 
+class HubError(PlanishError):
+    """A repository on the Hugging Face Hub that cannot be read or written."""
+
+
 class TrustError(PlanishError):
     """A file that can execute code when it is opened and that is not trusted; see ``planish.files.trust``."""
 

@@ -8,6 +8,8 @@ import re
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
+from planish.printable import html_table
+
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Measurement:
@@ -41,6 +43,13 @@ class Measurement:
         if self.low is not None and self.high is not None:
             text += f" [{self.low:,.{digits}f}, {self.high:,.{digits}f}]"
         return f"{text} {self.unit}".rstrip()
+
+
+class Measurements(dict[str, Measurement]):
+    """Measurements by name, which show themselves as a table in a notebook."""
+
+    def _repr_html_(self) -> str:
+        return html_table(("", "value, 95% interval", "n"), [(in_words(name), m, f"{m.n:,}") for name, m in self.items()])
 
 
 _DIGITS = {"bytes": 0, "count": 0, "ms": 3} | dict.fromkeys(("%", "points", "ratio", "s", "nats", ""), 2)

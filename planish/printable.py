@@ -1,10 +1,11 @@
-"""Make text safe to print and store: file names may not be valid UTF-8, and JSON may contain lone surrogates."""
+"""Make text safe to print, store and show: file names may not be valid UTF-8, JSON may contain lone surrogates, labels HTML."""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from html import escape
 
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _UNPRINTABLE_IN_MESSAGES = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
@@ -37,6 +38,29 @@ def printable_names(names: Iterable[str]) -> dict[str, str]:
         taken.add(shown)
         found[name] = shown
     return found
+
+
+def html_table(headings: Sequence[str], rows: Iterable[Sequence[object]], caption: str = "") -> str:
+    """Return a table in which every text is escaped; numbers, in all columns but the first, are on the right.
+
+    Args:
+        headings: of the columns.
+        rows: cells as text, or with a ``str``; None for an empty one.
+        caption: sentence above the table.
+
+    Example:
+        >>> html_table(["metric", "value"], [["a<b", 1]])
+        '<table><thead><tr><th>metric</th><th>value</th></tr></thead><tbody><tr><th>a&lt;b</th><td>1</td></tr></tbody></table>'
+    """
+    above = f"<caption>{escape(caption)}</caption>" if caption else ""
+    head = "".join(f"<th>{escape(heading)}</th>" for heading in headings)
+    body = "".join(f"<tr>{_row(cells)}</tr>" for cells in rows)
+    return f"<table>{above}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _row(cells: Sequence[object]) -> str:
+    texts = ["" if cell is None else escape(str(cell)) for cell in cells]
+    return f"<th>{texts[0]}</th>" + "".join(f"<td>{text}</td>" for text in texts[1:])
 
 
 def _escaped(match: re.Match[str]) -> str:

@@ -21,13 +21,13 @@ from planish.invocation import invoked
 
 _GROUPS = {
     "Main job": ("optimize", "demo", "report"),
-    "Models": ("train", "evaluate", "compress", "export", "bench", "explain", "recipes"),
+    "Models": ("train", "evaluate", "compress", "export", "bench", "explain", "recipes", "check"),
     "Data": ("data", "tile", "label_issues", "learning_curve", "few_shot", "crossval"),
     "Experiments": ("backbones", "experiment", "compare", "ensembles"),
-    "Deployment": ("sign", "verify", "serve", "monitor", "label_candidates", "alert_rules", "retrain"),
+    "Deployment": ("sign", "verify", "push", "pull", "serve", "monitor", "label_candidates", "alert_rules", "retrain"),
     "This machine": ("doctor",),
 }
-_WITHOUT_PROGRESS = ("verify", "sign", "serve", "report", "recipes", "doctor", "alert_rules")
+_WITHOUT_PROGRESS = ("verify", "sign", "push", "pull", "serve", "report", "recipes", "check", "doctor", "alert_rules")
 _JSON = Annotated[bool, Parameter(help="Print JSON instead of a table.", show_default=False)]
 _DEBUG = Annotated[bool, Parameter(help="Show the traceback of an error.", show_default=False)]
 _TOP = Annotated[int, Parameter(help="Slowest layers to list; 0 for all, in the order of execution.")]

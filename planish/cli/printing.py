@@ -44,6 +44,13 @@ def _recipes(result: Any, given: Arguments) -> None:
         stdout.print(f"{name:<16} {recipe.description}", soft_wrap=True)
 
 
+def _checked(result: Any, given: Arguments) -> int:
+    if not given["json"]:
+        for each in result:
+            stdout.print(f"{each.file}: {each.error or f'a valid {each.kind}'}", soft_wrap=True)
+    return int(any(each.error for each in result))
+
+
 def _metrics(result: Any, given: Arguments) -> None:
     from planish.report.terminal import measurements_table
 
@@ -197,6 +204,11 @@ def _bundle(result: Path, given: Arguments) -> None:
     _line("bundle", result)
 
 
+def _pulled(result: Path, given: Arguments) -> None:
+    _line("bundle", result / "bundle")
+    _line("check", f"planish verify {shlex.quote(str(result))}")
+
+
 def _file(result: Path, given: Arguments) -> None:
     stdout.print(str(result), soft_wrap=True)
 
@@ -216,17 +228,19 @@ def _folder(result: Any, given: Arguments) -> Path:
 
 
 SHOW: dict[str, Show] = {
-    "alert_rules": _file, "backbones": _backbones, "bench": _bench, "compare": _compared, "compress": _compressed, "crossval": _folds,
-    "data": _data, "demo": _run, "doctor": _doctor, "ensembles": _ensembles, "evaluate": _evaluated, "experiment": _experiment,
-    "explain": _explanation, "export": _bundle, "few_shot": _few_shot, "label_candidates": _labels, "label_issues": _label_issues,
-    "learning_curve": _learning_curve, "monitor": _monitored, "optimize": _run, "recipes": _recipes, "report": _file,
-    "retrain": _retrained, "serve": _nothing, "sign": _file, "tile": _tiles, "train": _trained, "verify": _verified,
+    "alert_rules": _file, "backbones": _backbones, "bench": _bench, "check": _checked, "compare": _compared, "compress": _compressed,
+    "crossval": _folds, "data": _data, "demo": _run, "doctor": _doctor, "ensembles": _ensembles, "evaluate": _evaluated,
+    "experiment": _experiment, "explain": _explanation, "export": _bundle, "few_shot": _few_shot, "label_candidates": _labels,
+    "label_issues": _label_issues, "learning_curve": _learning_curve, "monitor": _monitored, "optimize": _run, "pull": _pulled,
+    "push": _file, "recipes": _recipes, "report": _file, "retrain": _retrained, "serve": _nothing, "sign": _file, "tile": _tiles,
+    "train": _trained, "verify": _verified,
 }  # fmt: skip
 _IN_JSON: dict[str, Callable[[Any], Any]] = {  # the part of a result that --json prints; by default all of it
     "data": lambda found: found.report.model_dump(mode="json"),
     "train": lambda found: found.metrics,
 }
-_JSON_AND_CODE = {"monitor": _monitored, "retrain": _retrained}  # commands that determine their exit code from the result even with --json
+# commands that determine their exit code from the result even with --json
+_JSON_AND_CODE = {"check": _checked, "monitor": _monitored, "retrain": _retrained}
 
 
 def print_result(command: str, result: Any, given: Arguments) -> int:

@@ -1,6 +1,7 @@
 """The commands, one typed function each. The command line is generated from their signatures and docstrings."""
 
 from planish.commands.bench import bench
+from planish.commands.check import CheckedFile, check
 from planish.commands.compress import Compressed, compress
 from planish.commands.datasets.crossval import crossval
 from planish.commands.datasets.data import data
@@ -13,6 +14,8 @@ from planish.commands.demo import demo
 from planish.commands.deployment.alert_rules import alert_rules
 from planish.commands.deployment.label_candidates import label_candidates
 from planish.commands.deployment.monitor import monitor
+from planish.commands.deployment.pull import pull
+from planish.commands.deployment.push import push
 from planish.commands.deployment.serve import serve
 from planish.commands.deployment.sign import sign
 from planish.commands.deployment.verify import verify
@@ -30,7 +33,8 @@ from planish.commands.report import report
 from planish.commands.train import Trained, train
 
 __all__ = [
-    "Compressed", "Trained", "alert_rules", "backbones", "bench", "compare", "compress", "crossval", "data", "demo", "doctor", "ensembles",
-    "evaluate", "experiment", "explain", "export", "few_shot", "label_candidates", "label_issues", "learning_curve", "monitor", "optimize",
-    "recipes", "report", "retrain", "serve", "sign", "tile", "train", "verify",
+    "CheckedFile", "Compressed", "Trained", "alert_rules", "backbones", "bench", "check", "compare", "compress", "crossval", "data", "demo",
+    "doctor", "ensembles", "evaluate", "experiment", "explain", "export", "few_shot", "label_candidates", "label_issues", "learning_curve",
+    "monitor", "optimize",
+    "pull", "push", "recipes", "report", "retrain", "serve", "sign", "tile", "train", "verify",
 ]  # fmt: skip

@@ -6,7 +6,10 @@ import shutil
 from importlib.util import find_spec
 from typing import Any
 
-_EXTRAS = {"serve": "fastapi", "ray": "ray", "sign": "cryptography", "litert": "ai_edge_litert", "executorch": "executorch"}
+_EXTRAS = {
+    "serve": "fastapi", "ray": "ray", "sign": "cryptography", "hub": "huggingface_hub", "mlflow": "mlflow", "tensorboard": "tensorboard",
+    "wandb": "wandb", "trackio": "trackio", "litert": "ai_edge_litert", "executorch": "executorch",
+}  # fmt: skip
 
 
 def doctor(*, device: str | None = None) -> dict[str, Any]:

@@ -79,6 +79,7 @@ def evaluate(
     """
     from planish.commands.models import channel_list, open_with_images
     from planish.data import require_classes
+    from planish.measurement import Measurements
     from planish.progress import collecting_notes, note
     from planish.report.pages.evaluation import write_evaluation
     from planish.runs.evaluation import EvaluationSettings, EvaluationSubject, evaluate_split, save_evaluation
@@ -119,7 +120,7 @@ def evaluate(
             precision=95.0 if precision is None else precision, notes=notes,
         )  # fmt: skip
         write_evaluation(Path(out))
-    return evaluated.metrics
+    return Measurements(evaluated.metrics)
 
 
 def _check(out: str | Path | None, precision: float | None, tile: int | None, corruptions: bool) -> None:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from planish.data.sources.dataset import Dataset
     from planish.search.result import CandidateResult, Result
 
+_TRACKED_FILES = ("report.html", "result.json", "bundle")
+
 
 def optimize(
     data: str | Path | Dataset,
@@ -46,6 +48,7 @@ def optimize(
     students: Annotated[Sequence[str] | None, Parameter(name="--student")] = None,
     teachers: int = 1,
     skip_bad: bool = False,
+    track: str | None = None,
     seed: int = 0,
     watch: Callable[[Sequence[CandidateResult]], None] | None = None,
 ) -> Result:
@@ -85,6 +88,8 @@ def optimize(
             the original is trained from scratch.
         teachers: Number of networks in the teacher ensemble: the original and others like it, trained in half of the budget.
         skip_bad: Skip broken images instead of stopping.
+        track: Experiment tracker for numbers and files: mlflow, tensorboard, wandb or trackio; after a colon, where it stores them:
+            mlflow:http://localhost:5000, tensorboard:logs. If it fails, the run goes on without it.
         seed: Seed of the split, of initial weights and of training.
         watch: Called with all candidates whenever one of them changes.
 
@@ -103,21 +108,30 @@ def optimize(
     from planish.search.optimize import Teaching, default_folder
     from planish.search.optimize import optimize as search
     from planish.settings import DeploymentTarget, GoalSettings, ModelSettings, OriginalSettings, RunSettings
+    from planish.tracking.tracker import tracking
 
     at_least(1, epochs=epochs, teachers=teachers, threads=threads, batch=batch)
     if resume and out is None:
         raise GoalError("--resume without --out", "it goes on with the run in that folder", "add --out FOLDER")
     read, name = source(data, layout), model if isinstance(model, str) else type(model).__name__
     folder = Path(out) if out is not None else default_folder(read, name)
-    result = search(
-        read,
-        model=ModelSettings(model, weights, image_size, resize, channel_list(mean), channel_list(std), task, metric),
-        goal=GoalSettings(max_drop, max_latency, max_size, risk),
-        target=DeploymentTarget(runtime, threads, batch),
-        original=OriginalSettings(epochs, augmentation, train_mode),
-        teaching=Teaching([] if students is not None and list(students) == ["none"] else students, teachers),
-        run=RunSettings(folder, resume, budget, skip_bad, seed),
-        watch=watch,
-    )
-    write_report(folder)
+    settings = {
+        "data": read, "model": name, "weights": weights, "max_drop": max_drop, "max_latency": max_latency, "max_size": max_size,
+        "risk": risk, "runtime": runtime, "threads": threads, "batch": batch, "budget": budget, "image_size": image_size, "epochs": epochs,
+        "augmentation": augmentation, "train": train_mode, "task": task, "metric": metric, "teachers": teachers, "seed": seed,
+    }  # fmt: skip
+    with tracking(track, folder.absolute().name, settings) as tracked:
+        result = search(
+            read,
+            model=ModelSettings(model, weights, image_size, resize, channel_list(mean), channel_list(std), task, metric),
+            goal=GoalSettings(max_drop, max_latency, max_size, risk),
+            target=DeploymentTarget(runtime, threads, batch),
+            original=OriginalSettings(epochs, augmentation, train_mode),
+            teaching=Teaching([] if students is not None and list(students) == ["none"] else students, teachers),
+            run=RunSettings(folder, resume, budget, skip_bad, seed),
+            watch=watch,
+        )
+        write_report(folder)
+        compared = {"drop": result.drop, "latency_ratio": result.latency_ratio, "size_ratio": result.size_ratio}
+        tracked.result(result.chosen.measurements | compared, [folder / name for name in _TRACKED_FILES], result.verdict)
     return result

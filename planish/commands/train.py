@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Annotated
@@ -49,6 +49,7 @@ def train(
     layout: Layout | None = None,
     skip_bad: bool = False,
     resume: bool = False,
+    track: str | None = None,
     seed: int = 0,
 ) -> Trained:
     """Train a model with a recipe and evaluate it on test.
@@ -72,6 +73,8 @@ def train(
         layout: Layout of the dataset, if it could be read in more than one way.
         skip_bad: Skip broken images instead of stopping.
         resume: Continue from the checkpoint of an interrupted training.
+        track: Experiment tracker for numbers and files: mlflow, tensorboard, wandb or trackio; after a colon, where it stores them:
+            mlflow:http://localhost:5000, tensorboard:logs. If it fails, the training goes on without it.
         seed: Seed of the split, of initial weights and of training.
 
     Returns:
@@ -94,6 +97,7 @@ def train(
     from planish.runs.resumable import resumable
     from planish.search.time_estimates import is_kept, training_seconds
     from planish.settings import ModelSettings
+    from planish.tracking.tracker import tracking
     from planish.training.original import train_original
     from planish.training.prepare import prepare_job
     from planish.training.recipe import apply_modifications, resolved_recipe, warn_of_fresh_weights
@@ -114,6 +118,7 @@ def train(
     with ExitStack() as stack:
         notes = stack.enter_context(collecting_notes())
         checkpoint = stack.enter_context(resumable(folder, settings, resume=resume))
+        tracked = stack.enter_context(tracking(track, whole.name, settings | {"recipe": recipe, **_numbers(resolved)}))
         chosen = ModelSettings(model, weights, resolved.image_size, task=task, metric=metric)
         job = prepare_job(read, chosen, normalisation=resolved.normalisation, skip_bad=skip_bad, seed=seed)
         warn_of_fresh_weights(recipe, job.pretrained)
@@ -131,4 +136,10 @@ def train(
             note(f"the training took {taken:.0f} s of a budget of {allowed:.0f} s, {seconds or 0:.0f} s of which were left for its epochs")
         save_evaluation(folder, evaluated, spec, preprocessing, subject=EvaluationSubject(name, str(read), "torch"), notes=notes)
         write_evaluation(folder)
+        tracked.result(evaluated.found.metrics, [folder])
     return Trained(artifact, folder, evaluated.found.metrics)
+
+
+def _numbers(recipe: Recipe) -> dict[str, object]:
+    """The hyper-parameters of a training by name, for a tracker."""
+    return {f"training.{name}": value for name, value in asdict(recipe.training).items()}

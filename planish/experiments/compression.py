@@ -21,6 +21,7 @@ from planish.export.steps import steps_from_onnx
 from planish.files.atomic import job_folder, read_result, write_result
 from planish.measurement import Measurement
 from planish.plan import Plan
+from planish.printable import html_table
 from planish.runs.converted_onnx import network_job
 from planish.runs.original import stored_original
 from planish.runs.precision import decided_precision, precision_name
@@ -76,6 +77,11 @@ class Comparison(RunRecord):
     original: Row
     rows: list[Row]
     noise_floor: Measurement
+
+    def _repr_html_(self) -> str:
+        names = ("drop", "latency_ms", "latency_ratio", "size_bytes")
+        rows = [(f"{row.strategy}, {row.level}", *map(row.measurements.get, names), row.reason) for row in self.rows]
+        return html_table((self.topic, "drop", "latency", "speed-up", "size", ""), rows, f"{self.model} in {self.runtime}")
 
     def save(self, path: Path) -> None:
         """Write JSON to a temporary file, then rename it."""

@@ -20,7 +20,8 @@ from planish.errors import GoalError
 from planish.evaluation.metrics.classification import percent
 from planish.evaluation.statistics.intervals import Interval, mean_over_seeds, over_seeds
 from planish.files.atomic import job_folder, read_result, write_result
-from planish.measurement import Measurement
+from planish.measurement import Measurement, in_words
+from planish.printable import html_table
 from planish.progress import note
 from planish.runs.precision import decided_precision, in_precision, precision_name
 from planish.runs.record import RunRecord, run_folder
@@ -119,6 +120,13 @@ class Experiment(RunRecord):
     budget: str
     arms: list[ArmResult]
     effects: list[Effect]
+
+    def _repr_html_(self) -> str:
+        metric = next((name for arm in self.arms for name in arm.measurements), "")
+        rows = [
+            (arm.label, arm.measurements.get(metric), arm.measurements.get("difference"), arm.verdict or arm.reason) for arm in self.arms
+        ]
+        return html_table(("", in_words(metric), "difference", "verdict"), rows, f"{self.model} on {self.data}, {self.seeds} seeds")
 
     def save(self, path: Path) -> None:
         """Write JSON to a temporary file, then rename it."""

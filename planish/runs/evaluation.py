@@ -24,7 +24,7 @@ from planish.evaluation.metrics.robustness import robustness
 from planish.evaluation.metrics.thresholds import at_threshold, threshold_for_precision, top_scores
 from planish.files.atomic import read_arrays, read_result, write_arrays, write_result
 from planish.invocation import command_line
-from planish.measurement import Measurement
+from planish.measurement import Measurement, Measurements
 from planish.runs.pictures import write_pictures
 from planish.runs.record import RunRecord, folder_name
 from planish.task import SplitName, Task
@@ -92,6 +92,9 @@ class Evaluation(RunRecord):
     confusions: list[Confusion]
     thresholds: list[Threshold]
     misclassified: int
+
+    def _repr_html_(self) -> str:
+        return Measurements(self.metrics)._repr_html_()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 from planish.artifact import Artifact
 from planish.files.atomic import write_json
 from planish.models.storage import load_artifact, save_artifact
+from planish.progress import logged_as
 from planish.runs.store import Store
 from planish.task import Task
 from planish.training.augmentation_preview import augmentation_preview
@@ -37,7 +38,8 @@ def stored_original(
     def work() -> bool:
         checkpoint = folder / "work" / f"{name}.checkpoint"
         place.parent.mkdir(exist_ok=True)
-        found = train_original(job, settings, mode=mode, checkpoint=checkpoint, seconds=seconds)
+        with logged_as(name):
+            found = train_original(job, settings, mode=mode, checkpoint=checkpoint, seconds=seconds)
         save_artifact(found.artifact, place)
         if name == "original":
             write_training(found, job.task, folder)

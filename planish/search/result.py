@@ -11,6 +11,7 @@ from pydantic.dataclasses import dataclass
 from planish.files.atomic import read_result, write_result
 from planish.goal import Goal
 from planish.measurement import Measurement, Metric
+from planish.printable import html_table
 from planish.runs.record import RunRecord
 
 _STRICT = ConfigDict(extra="forbid")
@@ -170,6 +171,16 @@ class Result(RunRecord):
     metric: str = "accuracy"
     class_names: tuple[str, ...] = ()
     errors: list[ErrorResult] = Field(default_factory=list)
+
+    def _repr_html_(self) -> str:
+        """Show verdict, originals and Pareto frontier in a notebook."""
+        shown = {c.key: c for c in (*self.baselines.values(), self.chosen, *self.pareto_frontier)}
+        names = ("drop_validation", "latency_ms", "latency_ratio", "size_bytes")
+        rows = [
+            (c.summary, c.runtime, *map(c.measurements.get, names), "chosen" if c.key == self.chosen.key else c.reason)
+            for c in shown.values()
+        ]
+        return html_table(("", "runtime", "drop on validation", "latency", "speed-up", "size", ""), rows, self.verdict)
 
     @property
     def primary_metric(self) -> Metric:

@@ -15,6 +15,7 @@ from planish.export.steps import steps_from_onnx
 from planish.goal import Goal
 from planish.measurement import Measurement
 from planish.plan import Plan, summary
+from planish.progress import log_values
 from planish.runs.runner import Runner, extend
 from planish.search.evidence import Session
 from planish.search.result import CandidateResult, Stage
@@ -212,6 +213,8 @@ class Search:
             reason=reason,
         )
         self.journal.candidates[name] = known
+        about = {"key": known.key, "summary": known.summary, "runtime": known.runtime, "stage": stage, "reason": reason}
+        log_values({measured: m.value for measured, m in measurements.items()}, subject=name, about=about)
         self.watch(list(self.journal.candidates.values()))
         return known
 

@@ -26,7 +26,7 @@ from planish.models.folding import fold_batch_norm
 from planish.models.outputs import each
 from planish.models.storage import fingerprint
 from planish.models.strided import SafeStrides
-from planish.progress import Stage, note
+from planish.progress import Stage, log_values, note
 from planish.task import metric_of
 from planish.training.batches import batches, batches_per_epoch
 from planish.training.checkpoint import TrainingState, identity, read_checkpoint, write_checkpoint
@@ -205,6 +205,8 @@ def fit(
             stage.advance(0, f"going on after epoch {len(done.history)}")
         for text in done.notes:
             note(text)
+        for each in done.history:
+            _log(Epoch(**each), metric.name)
         while not done.stopped:
             epoch, epoch_begun, losses, rate = len(done.history) + 1, schedule.seconds, [], 0.0
             waiting = Waiting()
@@ -252,7 +254,9 @@ def fit(
                 took = monotonic() - validated
                 schedule.validated(took, (0.2 + 1.2 * to_come / len(validation)) * took)
             mean_loss = float(np.mean(losses)) if losses else math.nan
-            done.history.append(asdict(Epoch(epoch, mean_loss, score, schedule.seconds - epoch_begun, rate)))
+            ended = Epoch(epoch, mean_loss, score, schedule.seconds - epoch_begun, rate)
+            done.history.append(asdict(ended))
+            _log(ended, metric.name)
             value = f"{score:,.{digits_of(metric.unit, score)}f} {metric.unit}"
             shown = f", validation {in_words(metric.name)} {value}".rstrip() if run.validate else ""
             stage.advance(0, f"epoch {epoch}: loss {mean_loss:.3f}{shown}")
@@ -276,6 +280,11 @@ def fit(
         snapshots[-1].load_state_dict(state)
     history = tuple(Epoch(**epoch) for epoch in done.history)
     return Fitted(fitted, history, steps / count, done.schedule["seconds"], done.stopped, (*snapshots, fitted))
+
+
+def _log(epoch: Epoch, metric: str) -> None:
+    values = {"train_loss": epoch.train_loss, f"validation_{metric}": epoch.validation_score, "learning_rate": epoch.learning_rate}
+    log_values(values, step=epoch.epoch)
 
 
 @contextmanager

@@ -13,7 +13,8 @@ DOCS = PROJECT / "docs"
 GENERATED = [DOCS / "reference" / f"{name}.md" for name in ("commands", "errors", "files", "plans", "recipes")]
 PAGES = sorted(page for page in DOCS.rglob("*.md") if page.parent.name != "decisions" and page not in GENERATED)
 OTHERS = [
-    PROJECT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "deploy/README.md", "examples/regression_task/README.md")
+    PROJECT / name
+    for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "SKILL.md", "deploy/README.md", "examples/regression_task/README.md")
 ]
 TEXTS = [*PAGES, *(file for file in OTHERS if file.exists())]
 NAMES = {str(page.relative_to(PROJECT)): page for page in TEXTS}

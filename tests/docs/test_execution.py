@@ -20,6 +20,7 @@ QUICK = ("alert-rules", "data", "doctor", "explain", "recipes", "sign", "tile", 
 # Not executed: installations, other services, extras that are not installed, and what needs a long run (tests of these have their own).
 ELSEWHERE = (
     "git", "pip", "make", "planish demo", "planish install-completion", "planish monitor http:", "planish export model photos/ --to litert",
+    "planish push", "planish pull", "planish verify hf:", "planish serve photos=photos-model", "planish check plan.yaml recipe.yaml",
     "planish serve photos=runs/photos photos@2", "planish retrain", "planish report",
     "planish train discs.csv", "planish optimize discs.csv", "planish doctor --device", "planish bench runs/photos/bundle runs/smaller",
 )  # fmt: skip
@@ -27,6 +28,7 @@ ELSEWHERE = (
 SHORTER = {
     "--budget": "20s", "--epochs": "1", "--recovery-epochs": "1", "--seeds": "2", "--folds": "2", "--repeats": "1", "--shots": "1,2",
     "--weights": None, "--mean": "0.31", "--std": "0.21", "--risk": None,
+    "--track": None,
 }  # fmt: skip
 TRAINS = ("optimize", "train", "label-issues", "learning-curve", "few-shot", "crossval", "experiment", "ensembles", "compare", "retrain")
 PAGES = {name: page for name, page in NAMES.items() if page.is_relative_to(DOCS) and blocks(page, "sh", "python")}

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from importlib.metadata import distribution, packages_distributions
 from pathlib import Path
 from typing import Any
@@ -111,6 +112,21 @@ def test_images_are_named_by_digest() -> None:
     assert {name.split()[0] for name in re.findall(r"^FROM (.*)$", DOCKERFILE, re.MULTILINE)} == {"${PYTHON_IMAGE}"}
     assert "--build-arg PYTHON_IMAGE=python@sha256:" in (DEPLOY / "README.md").read_text()
     assert re.fullmatch(r"\S+@sha256:[0-9a-f]{64}", container()["image"])
+
+
+def test_the_image_for_gpus_has_all_of_planish() -> None:
+    text = (DEPLOY / "Dockerfile.cuda").read_text()
+    assert re.findall(r"^ARG PYTHON_IMAGE(.*)$", text, re.MULTILINE) == [""]
+    assert re.findall(r"^FROM (.*)$", text, re.MULTILINE) == ["${PYTHON_IMAGE}"]
+    sources = {name for line in re.findall(r"^COPY (.*)$", text, re.MULTILINE) for name in line.split()[:-1]}
+    allowed = (DEPLOY / "Dockerfile.cuda.dockerignore").read_text().splitlines()
+    assert sources == {line.removeprefix("!") for line in allowed if line.startswith("!")}
+    assert all((DEPLOY.parent / name).exists() for name in sources)
+    extras = re.findall(r"\.\[([\w,]+)\]", text)[0].split(",")
+    assert set(extras) <= set(tomllib.loads((DEPLOY.parent / "pyproject.toml").read_text())["project"]["optional-dependencies"])
+    app.parse_args([*instruction("ENTRYPOINT", text)[1:], *instruction("CMD", text)])
+    users = re.findall(r"^USER (.*)$", text, re.MULTILINE)
+    assert users == ["10001"], "not root"
 
 
 def test_only_the_temporary_folder_is_written_to(bundle: Path, tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ def verify(
     This does not require PyTorch.
 
     Args:
-        bundle: Folder of a bundle or a run.
+        bundle: Folder of a bundle or a run; or hf://OWNER/NAME on the Hugging Face Hub, which is downloaded to a temporary folder.
         latency: Measure the latency on this machine, next to the recorded one.
         max_latency: Maximum latency of one batch: 5ms; exit code 1 if it is exceeded.
         public_key: Public Ed25519 key, a PEM file, that the bundle must be signed with.
@@ -33,14 +33,22 @@ def verify(
 
     Raises:
         BundleError: there is no bundle, or the key cannot be used.
+        HubError: the repository on the Hub cannot be read.
 
     Example:
         $ planish verify runs/demo/bundle
+        $ planish verify hf://user/photos --no-latency
     """
+    from dataclasses import replace
+
     from planish.export.bundle.folder import bundle_folder
     from planish.export.bundle.verify import verify as check
+    from planish.hub.repository import local_copy
     from planish.units import milliseconds
 
     limit = None if max_latency is None else milliseconds(max_latency)
     key = None if public_key is None else Path(public_key)
-    return check(bundle_folder(Path(bundle)), latency=latency, max_latency_ms=limit, public_key=key)
+    with local_copy(bundle) as place:
+        folder = bundle_folder(place)
+        report = check(folder, latency=latency, max_latency_ms=limit, public_key=key)
+    return report if place == Path(bundle) else replace(report, folder=str(bundle))

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from planish.plan import Plan
-from planish.progress import note
+from planish.progress import logged_as, note
 from planish.runs.runner import extend
 from planish.search.choice import format_drop
 from planish.search.state import Search
@@ -70,7 +70,8 @@ def recover(search: Search, screening: Screening, reserved: float) -> tuple[Tria
         trial = next(t for t in alive if t.name == step["trial"])
         seconds = step["seconds"]
         learns = step["is_last"] and store.once("rounding", "searching", partial(rounding.pays, search, trial, rounding.SHARE * seconds))
-        after = _train(search, trial, number, seconds * (1 - rounding.SHARE if learns else 1))
+        with logged_as(trial.name):
+            after = _train(search, trial, number, seconds * (1 - rounding.SHARE if learns else 1))
         screened[screened.index(trial)] = after
         if after.stopped:
             continue
