@@ -73,7 +73,7 @@ def test_copies_stay_in_one_split(tmp_path: Path) -> None:
         (("1.png", "2.jpg"), True),
         (("1.png", "README.txt", ".hidden.csv"), True),
         (("1.png", "labels.csv"), False),
-        (("1.png", "1.xml"), False),
+        (("1.png", "rows.jsonl"), False),
         (("1.png", "cat/2.png"), False),
         (("1.png", "cat/notes.txt"), True),
     ],

@@ -8,6 +8,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from planish.data.normalisation import Normalise
@@ -24,8 +25,10 @@ from planish.testing import write_shapes
 from planish.training.prepare import Job, prepare_job
 
 SIDE = 16
+IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 OCCURRING = (3, 14, 15, 92, 653, 589, 793)
 NETWORK = """import torch
+from PIL import Image
 from torch import nn
 
 
@@ -50,22 +53,24 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def network(classes: int, occurring: tuple[int, ...] = ()) -> nn.Sequential:
+def network(classes: int, photos: Path | None = None, occurring: tuple[int, ...] = ()) -> nn.Sequential:
+    """An untrained classifier; with photos, one whose answers on them are several of those that may occur."""
     torch.manual_seed(1)
     built = nn.Sequential(
         nn.Conv2d(3, 16, 3, 2, 1), nn.BatchNorm2d(16), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(64, classes)
-    )
+    ).eval()
     with torch.no_grad():
-        built[-1].weight *= 20  # type: ignore[operator]
+        if photos is not None:
+            pixels = torch.from_numpy(np.stack([np.asarray(Image.open(file)) for file in sorted(photos.iterdir())]))
+            built[-1].bias -= built(Normalise(*IMAGENET)(pixels)).mean(0)  # type: ignore[operator]
         if occurring:
             built[-1].bias[[i for i in range(classes) if i not in occurring]] = -1e3  # type: ignore[index]
-    return built.eval()
+    return built
 
 
-def exported(file: Path, classes: int, occurring: tuple[int, ...] = (), *ends: nn.Module) -> Path:
-    whole = nn.Sequential(*network(classes, occurring), *ends).eval()
+def exported(whole: nn.Module, file: Path) -> Path:
     torch.onnx.export(
-        whole, (torch.randn(2, 3, SIDE, SIDE),), str(file), dynamo=False, dynamic_axes={"x": {0: "N"}, "y": {0: "N"}},
+        whole.eval(), (torch.randn(2, 3, SIDE, SIDE),), str(file), dynamo=False, dynamic_axes={"x": {0: "N"}, "y": {0: "N"}},
         input_names=["x"], output_names=["y"], opset_version=17,
     )  # fmt: skip
     return file
@@ -83,7 +88,7 @@ def answer(job: Job, folder: Path, max_change: float = 1.0) -> tuple[Job, str]:
 @pytest.mark.parametrize("ends", [(), (nn.Softmax(1),)])
 @pytest.mark.parametrize("converted", [True, False])
 def test_targets_are_the_answers_of_the_file(photos: Path, tmp_path: Path, ends: tuple[nn.Module, ...], converted: bool) -> None:
-    file = exported(tmp_path / "net.onnx", 1000, OCCURRING, *ends)
+    file = exported(nn.Sequential(*network(1000, photos, OCCURRING), *ends), tmp_path / "net.onnx")
     job = file_job(photos, ModelSettings(str(file)), unlabelled=True)
     assert job.data.class_names == job.artifact.class_names == job.task.class_names == tuple(map(str, range(1000)))
     if converted:
@@ -106,7 +111,7 @@ def test_targets_are_the_answers_of_the_file(photos: Path, tmp_path: Path, ends:
 
 
 def test_answers_are_computed_once(photos: Path, tmp_path: Path) -> None:
-    job = file_job(photos, ModelSettings(str(exported(tmp_path / "net.onnx", 4))), unlabelled=True)
+    job = file_job(photos, ModelSettings(str(exported(network(4), tmp_path / "net.onnx"))), unlabelled=True)
     first, _ = answer(job, tmp_path / "run")
     job.artifact.files[0].write_bytes(b"not read again")
     again, _ = answer(job, tmp_path / "run")
@@ -114,7 +119,7 @@ def test_answers_are_computed_once(photos: Path, tmp_path: Path) -> None:
 
 
 def test_few_images_and_a_single_answer_are_noted(photos: Path, tmp_path: Path) -> None:
-    job = file_job(photos, ModelSettings(str(exported(tmp_path / "net.onnx", 9, (4,)))), unlabelled=True)
+    job = file_job(photos, ModelSettings(str(exported(network(9, None, (4,)), tmp_path / "net.onnx"))), unlabelled=True)
     n = len(job.task.split("test"))
     _, notes = answer(job, tmp_path / "run")
     assert "the original answers '4' on every image, so agreement is trivial" in notes
@@ -125,10 +130,9 @@ def test_few_images_and_a_single_answer_are_noted(photos: Path, tmp_path: Path) 
 
 
 def test_an_original_that_returns_nan_is_refused(photos: Path, tmp_path: Path) -> None:
-    broken = network(3)
+    job = unlabelled_job(photos, ModelSettings(network(3), mean=[0.5], std=[0.25]))
     with torch.no_grad():
-        broken[0].weight[0] = torch.nan  # type: ignore[index]
-    job = unlabelled_job(photos, ModelSettings(broken, mean=[0.5], std=[0.25]))
+        job.artifact.module[0].weight[0] = torch.nan
     with pytest.raises(ModelError, match="NaN or infinity"):
         answer(job, tmp_path / "run")
 
