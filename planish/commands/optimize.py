@@ -115,7 +115,7 @@ def optimize(
     if resume and out is None:
         raise GoalError("--resume without --out", "it goes on with the run in that folder", "add --out FOLDER")
     if unlabelled and layout is not None:
-        raise GoalError(f"--unlabelled with --layout {layout}", "a layout tells how labels are read", "omit one of them")
+        raise GoalError(f"--unlabelled with --layout {layout}", "a layout is how labels are read", "omit one of them")
     read, name = source(data, "unlabelled" if unlabelled else layout), model if isinstance(model, str) else type(model).__name__
     folder = Path(out) if out is not None else default_folder(read, name)
     result = search(

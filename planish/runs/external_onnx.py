@@ -50,8 +50,8 @@ def file_job(
         skip_bad: skip broken images instead of raising an error.
         seed: seed of the split.
         assignment: splits of the images to reuse; None for those of the seed, or of the file if Planish wrote it.
-        unlabelled: the images have no labels: the file tells the number of classes, and the targets are 0 until ``original.answered``
-            replaces them by its answers.
+        unlabelled: the images have no labels: the classes are those of the file, and the targets are 0 until ``original.answered`` replaces
+            them by its answers.
 
     Raises:
         ModelError: the file cannot be used, or not for these classes.

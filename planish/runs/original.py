@@ -87,7 +87,7 @@ def answered(job: Job, folder: Path, store: Store, max_change: float) -> Job:
             predictor: Predictor = load(artifact.files, "onnxruntime", threads=2, batch=None)
         else:
             predictor = TorchPredictor(artifact.module, artifact.preprocessing)
-        found = {}
+        found: dict[str, Any] = {}
         for name in ASSIGNED_SPLITS:
             logits = evaluate(predictor, job.task, name, artifact.input_spec, artifact.preprocessing).outputs["logits"]
             if not np.isfinite(logits).all():

@@ -29,7 +29,7 @@ class Agreement(Classification):
 
     metric: str = AGREEMENT
 
-    def with_metric(self, name: str) -> Classification:
+    def with_metric(self, name: str) -> Agreement:
         """Refuse other metrics, which need labels."""
         raise GoalError(f"--metric {name} for images without labels", "what is measured there is agreement with the original", "omit it")
 

@@ -1,4 +1,4 @@
-"""The number of classes of a trained network, for images that do not tell it."""
+"""The number of classes of a trained network, for images without labels."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def count_classes(model: str | nn.Module, weights: str | Path | None, channels: 
         image_size: height and width in pixels that the network runs on.
 
     Raises:
-        ModelError: the network or its weights cannot be used, or it returns any number of classes and no weights tell which.
+        ModelError: the network or its weights cannot be used, or it returns any number of classes and there are no weights.
     """
     if isinstance(model, nn.Module):
         return logits_layer(unwrapped(model, channels, image_size)[0], channels, image_size)[1]
@@ -49,7 +49,7 @@ def count_classes(model: str | nn.Module, weights: str | Path | None, channels: 
     if logits_layer(build(Source(name, _TRIED + 1, channels)), channels, side)[1] != outputs:
         raise ModelError(
             f"{model} returns as many classes as it is asked for",
-            "without labels, the weights tell how many there are",
+            "without labels, their number is that of the classifier in the weights",
             "add --weights FILE",
         )
     return outputs
