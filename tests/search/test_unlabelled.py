@@ -55,8 +55,8 @@ def trained_on(photos: Path) -> nn.Module:
     network, files = classifier(), sorted(photos.iterdir())
     images = torch.from_numpy(np.stack([np.asarray(Image.open(each)) for each in files])).permute(0, 3, 1, 2) / 255
     labels = torch.arange(len(files)) // 150
-    optimizer = torch.optim.Adam(network.parameters(), 3e-3)
-    for _ in range(8):
+    optimizer = torch.optim.Adam(network.parameters(), 1e-3)
+    for _ in range(20):
         for rows in torch.randperm(len(files)).split(64):
             optimizer.zero_grad()
             nn.functional.cross_entropy(network(images[rows]), labels[rows]).backward()
