@@ -152,6 +152,7 @@ _WORDS = {
     "map": "mAP", "map_small": "mAP of small objects", "map_medium": "mAP of medium objects",
     "map_large": "mAP of large objects", "mar_100": "mean recall", "mar": "mean recall",
     "miou": "mIoU", "iou": "IoU", "dice": "Dice", "f1": "F1", "f1_macro": "macro F1", "auroc_macro": "AUROC",
+    "kl_divergence": "KL divergence",
 }  # fmt: skip
 _MAP_AT = re.compile(r"map_(\d\d)")
 

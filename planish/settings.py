@@ -82,12 +82,14 @@ class GoalSettings:
         max_latency: maximum latency of one batch: ``5ms``, or milliseconds.
         max_size: maximum size of the shipped files: ``4MB``, or bytes.
         risk: accepted probability that the drop on new images is above the maximum; None for 0.2.
+        max_change: for images without labels, in place of ``max_drop``: maximum share of the original's answers that change, in percent.
     """
 
     max_drop: float | None = None
     max_latency: str | float | None = None
     max_size: str | float | None = None
     risk: float | None = None
+    max_change: float | None = None
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ def optimize(
     model: str | nn.Module = "resnet20",
     weights: str | Path | None = None,
     max_drop: float | None = None,
+    max_change: float | None = None,
     max_latency: str | float | None = None,
     max_size: str | float | None = None,
     risk: float | None = None,
@@ -45,6 +46,7 @@ def optimize(
     task: str | None = None,
     metric: str | None = None,
     layout: Layout | None = None,
+    unlabelled: bool = False,
     students: Annotated[Sequence[str] | None, Parameter(name="--student")] = None,
     teachers: int = 1,
     skip_bad: bool = False,
@@ -58,10 +60,12 @@ def optimize(
 
     Args:
         data: Dataset: a folder with one folder per class; a folder with COCO, Pascal VOC or YOLO annotations or with mask images; a COCO or
-            YOLO file; a CSV or JSON Lines manifest; or a built-in one: fashion-mini, fashion-scenes, cifar10, fashion-mnist, mnist.
+            YOLO file; a CSV or JSON Lines manifest; or a built-in one: fashion-mini, fashion-scenes, cifar10, fashion-mnist, mnist. For a
+            trained classifier also a folder of images without labels: agreement with its own answers is then measured.
         model: Network: resnet20, torchvision:NAME, timm:NAME, or FILE.py:factory. For a FILE.onnx, only what needs no training is tried.
         weights: Initial weights: imagenet, or a .safetensors or .pth file. A model already trained on these classes is not trained again.
         max_drop: Maximum drop of the metric, 1 point by default; in the metric's own unit if that is not percent.
+        max_change: For images without labels, in place of max-drop: maximum share of the original's answers that change, in percent.
         max_latency: Maximum latency of one batch: 5ms, 800us.
         max_size: Maximum size of the shipped files: 4MB, 512KiB.
         risk: Accepted probability that the shipped model loses more than the maximum drop on new images, 0.2 by default. 0.05 needs more
@@ -75,7 +79,8 @@ def optimize(
         resume: Continue the run in --out; finished steps are not repeated.
         image_size: Input size in pixels; by default the size of the images, at most 224.
         resize: squash to the input size, or crop the centre; by default squash if images are roughly square.
-        mean: Mean that FILE.onnx expects, on the scale 0 to 1: one value, or one per channel; 0.485,0.456,0.406 by default.
+        mean: Mean that FILE.onnx expects, on the scale 0 to 1: one value, or one per channel; 0.485,0.456,0.406 by default. Without labels
+            also for FILE.py:factory.
         std: Standard deviation that FILE.onnx expects, given like --mean; 0.229,0.224,0.225 by default.
         epochs: Maximum number of epochs per training; the budget may end it earlier.
         augmentation: Augmentation of training images.
@@ -84,6 +89,7 @@ def optimize(
         metric: What must not drop: accuracy (default), balanced-accuracy, macro-f1, auroc, log-loss, recall:CLASS, precision:CLASS or
             f1:CLASS; of boxes and masks map (default), map50, ..., map95; of pixels miou (default), dice, pixel-accuracy or iou:CLASS.
         layout: Layout of the dataset, if it could be read in more than one way.
+        unlabelled: Ignore labels: all images below the folder are images without labels. Not needed for a folder without class folders.
         students: Another architecture to distill the original into; may be repeated; none tries no others. By default some small ones if
             the original is trained from scratch.
         teachers: Number of networks in the teacher ensemble: the original and others like it, trained in half of the budget.
@@ -102,6 +108,7 @@ def optimize(
     Example:
         $ planish optimize photos/ --model mobilenet_v2 --weights imagenet --max-drop 1 --max-latency 5ms --max-size 4MB
         $ planish optimize parts/ --metric recall:defective --max-drop 0.5
+        $ planish optimize images/ --model classifier.onnx --max-change 1
     """
     from planish.commands.models import channel_list
     from planish.report import write_report
@@ -113,10 +120,12 @@ def optimize(
     at_least(1, epochs=epochs, teachers=teachers, threads=threads, batch=batch)
     if resume and out is None:
         raise GoalError("--resume without --out", "it goes on with the run in that folder", "add --out FOLDER")
-    read, name = source(data, layout), model if isinstance(model, str) else type(model).__name__
+    if unlabelled and layout is not None:
+        raise GoalError(f"--unlabelled with --layout {layout}", "a layout is how labels are read", "omit one of them")
+    read, name = source(data, "unlabelled" if unlabelled else layout), model if isinstance(model, str) else type(model).__name__
     folder = Path(out) if out is not None else default_folder(read, name)
     settings = {
-        "data": read, "model": name, "weights": weights, "max_drop": max_drop, "max_latency": max_latency, "max_size": max_size,
+        "data": read, "model": name, "weights": weights, "max_drop": max_drop, "max_change": max_change, "max_latency": max_latency, "max_size": max_size,
         "risk": risk, "runtime": runtime, "threads": threads, "batch": batch, "budget": budget, "image_size": image_size, "epochs": epochs,
         "augmentation": augmentation, "train": train_mode, "task": task, "metric": metric, "teachers": teachers, "seed": seed,
     }  # fmt: skip
@@ -124,7 +133,7 @@ def optimize(
         result = search(
             read,
             model=ModelSettings(model, weights, image_size, resize, channel_list(mean), channel_list(std), task, metric),
-            goal=GoalSettings(max_drop, max_latency, max_size, risk),
+            goal=GoalSettings(max_drop, max_latency, max_size, risk, max_change),
             target=DeploymentTarget(runtime, threads, batch),
             original=OriginalSettings(epochs, augmentation, train_mode),
             teaching=Teaching([] if students is not None and list(students) == ["none"] else students, teachers),

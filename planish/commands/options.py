@@ -20,12 +20,12 @@ Split = Literal["train", "calibration", "validation", "test"]
 Changes = Annotated[list[str] | tuple[str, ...], Parameter(name="--set")]
 
 
-def source(data: str | Path | Dataset, layout: Layout | None = None) -> str:
+def source(data: str | Path | Dataset, layout: Layout | Literal["unlabelled"] | None = None) -> str:
     """Convert the argument ``data`` of a command to the form that readers accept: a path, a name, or ``yolo:photos``.
 
     Args:
         data: a path or a name; or a ``torch.utils.data.Dataset`` of images and class indices, which is written to the cache as a folder.
-        layout: layout of the dataset, if it could be read in more than one way.
+        layout: layout of the dataset, if it could be read in more than one way; or ``unlabelled``, to ignore its labels.
     """
     from planish.data.sources.reading import CachedSource, with_layout
 

@@ -11,14 +11,17 @@ from planish.data.images import (
     task_in,
     tile_images,
 )
+from planish.data.unlabelled import is_unlabelled, load_unlabelled
 
 __all__ = [
     "Decoding",
     "ImageData",
     "ImageSplit",
     "images_per_class",
+    "is_unlabelled",
     "load_images",
     "load_listed",
+    "load_unlabelled",
     "require_classes",
     "task_in",
     "tile_images",

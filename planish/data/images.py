@@ -30,6 +30,7 @@ from planish.data.sources.source import (
     same_classes,
     several_classes,
 )
+from planish.data.sources.unlabelled import refuse_unlabelled
 from planish.data.split_images import split_images
 from planish.data.targets.objects import Objects
 from planish.data.tiling.tiles import LargeImage, LargeMap, tiled_images, write_tiles
@@ -228,10 +229,11 @@ def load_images(
 
     Raises:
         DataError: the source does not exist, has no usable images, cannot be split, does not fit the task, or is ambiguous; files are
-            broken; or the model lacks a class.
+            broken; the images have no labels (``load_unlabelled`` takes those); or the model lacks a class.
     """
     root = cache_root(cache_dir)
     name, content = read_source(source, root, task)
+    refuse_unlabelled(name, content)
     report_found(source, content)
     if isinstance(content, LabelledFiles) and class_names is None:
         several_classes(name, content.images)  # fail before any file is read
@@ -428,6 +430,7 @@ def require_classes(source: str | Path, what: str) -> None:
         DataError: images do not have one class each; or see ``load_images``.
     """
     name, content = read_source(source, cache_root(None), None)
+    refuse_unlabelled(name, content)
     if not isinstance(content, LabelledFiles):
         raise DataError(f"{what} for {name!r}", f"that is for images of one class each, and these have {content.how}, for {content.task}")
 

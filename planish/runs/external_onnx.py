@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,16 +12,18 @@ import numpy as np
 from pydantic import TypeAdapter
 
 from planish.artifact import Artifact, InputSpec, Lineage, Preprocessing, Source
-from planish.data import Decoding, ImageData, load_images, require_classes
+from planish.data import Decoding, ImageData, load_images, load_unlabelled, require_classes
 from planish.errors import GoalError, ModelError
 from planish.export.onnx.external import ExternalModel, metadata_of, read_external, write_with_normalisation
 from planish.export.onnx.onnx_file import metadata
+from planish.export.runtimes.registry import load
 from planish.files.workspace import fresh_folder
 from planish.progress import note
 from planish.runs.open_model import open_model
 from planish.settings import ModelSettings
 from planish.split_assignment import SplitAssignment
-from planish.tasks import require_defined, task_for
+from planish.task import Task
+from planish.tasks import Agreement, require_defined, task_for
 from planish.training.prepare import DECODE_SIDE, Job, decode_side_for, fitting_resize, usual_side
 
 _IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -30,7 +33,13 @@ _QUANTIZED = ("QuantizeLinear", "DequantizeLinear", "QLinearConv", "ConvInteger"
 
 
 def file_job(
-    data: str | Path, settings: ModelSettings, *, skip_bad: bool = False, seed: int = 0, assignment: SplitAssignment | None = None
+    data: str | Path,
+    settings: ModelSettings,
+    *,
+    skip_bad: bool = False,
+    seed: int = 0,
+    assignment: SplitAssignment | None = None,
+    unlabelled: bool = False,
 ) -> Job:
     """Load the images, and an ONNX file as an artifact that takes uint8 pixels.
 
@@ -41,6 +50,8 @@ def file_job(
         skip_bad: skip broken images instead of raising an error.
         seed: seed of the split.
         assignment: splits of the images to reuse; None for those of the seed, or of the file if Planish wrote it.
+        unlabelled: the images have no labels: the classes are those of the file, and the targets are 0 until ``original.answered`` replaces
+            them by its answers.
 
     Raises:
         ModelError: the file cannot be used, or not for these classes.
@@ -57,15 +68,19 @@ def file_job(
         if artifact.facts["precision"] != "fp32":
             raise _quantized(file)
         decoding = Decoding(artifact.preprocessing.decode_side, artifact.input_spec.channels)
-        images = _images(data, decoding, skip_bad, seed, assignment or opened.assignment, artifact.class_names)
+        if unlabelled:
+            images = _unlabelled_images(data, decoding, skip_bad, seed, assignment or opened.assignment)
+        else:
+            images = _images(data, decoding, skip_bad, seed, assignment or opened.assignment, artifact.class_names)
         note(f"{file.name} was written by Planish and says how it is fed, and its classes")
-        return _job(artifact, images, settings.metric)
+        return _job(artifact, images, settings.metric, unlabelled)
     foreign = read_external(file)
     if any(node.op_type in _QUANTIZED for node in foreign.model.graph.node):
         raise _quantized(file)
     known = [side for side in (foreign.height, foreign.width, image_size) if side is not None]
     decode_side = decode_side_for(min(known)) if known else DECODE_SIDE
-    images = _images(data, Decoding(decode_side, foreign.channels), skip_bad, seed, assignment)
+    read = _unlabelled_images if unlabelled else _images
+    images = read(data, Decoding(decode_side, foreign.channels), skip_bad, seed, assignment)
     learned = task_for(images.task, images.splits, images.class_names)
     spec = InputSpec(3 if images.channels == 3 else 1, *_size(foreign, image_size, usual_side(images, learned.largest_side), file))
     preprocessing = Preprocessing(
@@ -78,9 +93,14 @@ def file_job(
     split = images.splits["calibration"].images(spec, preprocessing)
     rows = np.unique(np.linspace(0, len(split) - 1, min(_COMPARED_IMAGES, len(split))).astype(int))
     sample, labels = np.ascontiguousarray(split[rows]), np.asarray(images.splits["calibration"].targets)[rows]
+    classes, known = (None, []) if unlabelled else (len(images.class_names), labels.tolist())
     fed = fresh_folder("foreign-") / "model.onnx"
-    for text in write_with_normalisation(foreign, fed, spec, preprocessing, len(images.class_names), sample, labels):
+    for text in write_with_normalisation(foreign, fed, spec, preprocessing, classes, sample, known):
         note(f"{file.name}: {text}")
+    if unlabelled:
+        count = load((fed,), "onnxruntime")(sample[:1])["logits"].shape[1]
+        images = replace(images, class_names=tuple(map(str, range(count))))
+        note(f"{file.name} has {count} classes, which are named by their numbers")
     source = Source(file.name, len(images.class_names), spec.channels, sha256=hashlib.sha256(file.read_bytes()).hexdigest())
     artifact = Artifact("onnx", spec, preprocessing, images.class_names, Lineage(source), files=(fed,))
     import onnx
@@ -88,7 +108,7 @@ def file_job(
     model = onnx.load(str(fed))
     onnx.helper.set_model_props(model, metadata(artifact))
     onnx.save(model, str(fed))
-    return _job(artifact, images, settings.metric)
+    return _job(artifact, images, settings.metric, unlabelled)
 
 
 def refuse_training(file: str, **asked: Any) -> None:
@@ -115,8 +135,21 @@ def _images(
     return images
 
 
-def _job(artifact: Artifact, images: ImageData, metric: str | None) -> Job:
-    task = task_for(images.task, images.splits, images.class_names, metric)
+def _unlabelled_images(
+    data: str | Path, decoding: Decoding, skip_bad: bool, seed: int, assignment: SplitAssignment | None = None
+) -> ImageData:
+    images = load_unlabelled(data, decoding, seed=seed, skip_bad=skip_bad, assignment=assignment)
+    images.require("train", "validation", "test")
+    return images
+
+
+def _job(artifact: Artifact, images: ImageData, metric: str | None, unlabelled: bool) -> Job:
+    if unlabelled:
+        images = replace(images, class_names=artifact.class_names)
+        task: Task = Agreement(images.splits, images.class_names)
+        task = task if metric is None else task.with_metric(metric)
+    else:
+        task = task_for(images.task, images.splits, images.class_names, metric)
     if metric is not None:
         require_defined(task, ("validation", "test"))
     return Job(task, artifact, images, trained_on_classes=True, pretrained=True, notes=())
@@ -162,7 +195,7 @@ def _tell(file: Path, spec: InputSpec, how: Preprocessing, classes: Sequence[str
     assumed = [name for name, missing in (("--mean", no_mean), ("--std", no_std), ("--resize", no_resize)) if missing]
     names = ", ".join(classes[:4]) + (", ..." if len(classes) > 4 else "")
     note(
-        f"input of {file.name}: {spec.height} x {spec.width} pixels ({how.resize}), (pixel / 255 - {mean}) / {std}; "
-        f"its {len(classes)} outputs are taken to be the classes in this order: {names}"
+        f"input of {file.name}: {spec.height} x {spec.width} pixels ({how.resize}), (pixel / 255 - {mean}) / {std}"
+        + (f"; its {len(classes)} outputs are taken to be the classes in this order: {names}" if classes else "")
         + (f"; this is assumed, as the file does not say: change it with {', '.join(assumed)}" if assumed else "")
     )

@@ -1,16 +1,27 @@
-"""The original of a run: trained once and saved in the run's folder."""
+"""The original of a run: trained once and saved in the run's folder; and its answers, which take the place of missing labels."""
 
 from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
-from planish.artifact import Artifact
-from planish.files.atomic import write_json
+import numpy as np
+
+from planish.artifact import Artifact, Predictor
+from planish.errors import ModelError
+from planish.evaluation.evaluate import evaluate
+from planish.evaluation.metrics.classification import probabilities
+from planish.evaluation.statistics.intervals import NORMAL_95, proportion
+from planish.evaluation.torch_predictor import TorchPredictor
+from planish.export.runtimes.registry import load
+from planish.files.atomic import read_arrays, write_arrays, write_json
 from planish.models.storage import load_artifact, save_artifact
-from planish.progress import logged_as
+from planish.progress import logged_as, note
 from planish.runs.store import Store
+from planish.split_assignment import ASSIGNED_SPLITS
 from planish.task import Task
+from planish.tasks import Agreement
 from planish.training.augmentation_preview import augmentation_preview
 from planish.training.original import Original, TrainMode, train_original
 from planish.training.prepare import Job
@@ -54,3 +65,69 @@ def write_training(found: Original, task: Task, folder: Path) -> None:
     if found.settings is not None:
         write_json(folder / "history.json", [dataclasses.asdict(epoch) for epoch in found.history])
         augmentation_preview(found.artifact, task, found.settings).save(folder / "augmented.png")
+
+
+def answered(job: Job, folder: Path, store: Store, max_change: float) -> Job:
+    """Return the job with the original's answers as targets: the class with the highest logit, computed once in float32.
+
+    What these images can show is noted: how often which answer occurs, and which change of answers too few images cannot exclude.
+
+    Args:
+        job: images without labels and the original; its task is ``Agreement``.
+        folder: folder of the run, which keeps the answers.
+        store: store of the run.
+        max_change: maximum share of answers that may change, in percent.
+
+    Raises:
+        ModelError: the original returns NaN or infinity.
+    """
+    file, artifact = folder / "work" / "answers.npz", job.artifact
+
+    def work() -> bool:
+        if artifact.module is None:
+            predictor: Predictor = load(artifact.files, "onnxruntime", threads=2, batch=None)
+        else:
+            predictor = TorchPredictor(artifact.module, artifact.preprocessing)
+        found: dict[str, Any] = {}
+        for name in ASSIGNED_SPLITS:
+            logits = evaluate(predictor, job.task, name, artifact.input_spec, artifact.preprocessing).outputs["logits"]
+            if not np.isfinite(logits).all():
+                raise ModelError(f"the original returns NaN or infinity on {name}", "its answers are the reference", "look at its weights")
+            found |= {name: logits.argmax(axis=1).astype(np.int64), f"{name}_confidence": probabilities(logits).max(axis=1)}
+        file.parent.mkdir(exist_ok=True)
+        write_arrays(file, **found)
+        return True
+
+    answers = store.load("answers of the original", "evaluating the original", work, lambda _: read_arrays(file))
+    _note_answers(answers, job.task.class_names)
+    _note_few_images({name: len(answers[name]) for name in ("validation", "test")}, max_change)
+    of_train = dict(zip(job.data.splits["train"].keys, answers["train"].tolist(), strict=True))
+    of_split = answers | {"calibration": np.array([of_train[key] for key in job.data.splits["calibration"].keys], np.int64)}
+    splits = {name: dataclasses.replace(split, targets=of_split[name]) for name, split in job.data.splits.items()}
+    data = dataclasses.replace(job.data, splits=splits)
+    return dataclasses.replace(job, data=data, task=Agreement(splits, job.task.class_names))
+
+
+def _note_answers(answers: dict[str, Any], class_names: tuple[str, ...]) -> None:
+    every = np.concatenate([answers[name] for name in ASSIGNED_SPLITS])
+    sure = 100 * np.concatenate([answers[f"{name}_confidence"] for name in ASSIGNED_SPLITS]).mean()
+    kinds, counts = np.unique(every, return_counts=True)
+    most, share = class_names[kinds[counts.argmax()]], 100 * counts.max() / len(every)
+    note(
+        f"the original's answers on {len(every):,} images take the place of labels: {len(kinds)} of {len(class_names)} classes occur, "
+        f"mean confidence {sure:.0f} %; whether they are right is not measured"
+    )
+    if len(kinds) == 1:
+        note(f"the original answers {most!r} on every image, so agreement is trivial: a model that always answers {most!r} has 100 %")
+    else:
+        note(f"a model that always answers {most!r} would agree on {share:.0f} % of the images")
+
+
+def _note_few_images(images: dict[str, int], max_change: float) -> None:
+    """Note which change of answers cannot be excluded even if no answer changes, by Wilson's interval."""
+    bounds = {name: 100 * (1 - proportion(count, count)[0]) for name, count in images.items()}
+    if max(bounds.values()) <= max_change:
+        return
+    counts, ends = " and ".join(f"{n:,} {name}" for name, n in images.items()), " and ".join(f"{end:.2g} %" for end in bounds.values())
+    text = f"few images: even if no answer changes on {counts} images, up to {ends} may change on new ones, at 95 % confidence"
+    note(text + (f"; about {NORMAL_95**2 * (100 / max_change - 1):,.0f} images in each would show {max_change:g} %" if max_change else ""))

@@ -15,14 +15,18 @@ from pydantic.dataclasses import dataclass
 
 from planish.evaluation.errors.confident_errors import worst_mistakes
 from planish.evaluation.evaluate import class_logits
+from planish.evaluation.metrics.classification import kl_divergence
 from planish.files.atomic import write_arrays, write_result
 from planish.files.schema import SCHEMA_VERSION
 from planish.goal import Goal
 from planish.runs.pictures import write_pictures
 from planish.search.result import BudgetUse, ClassResult, ErrorResult, Result
+from planish.task import metric_of
+from planish.tasks import AGREEMENT
 
 if TYPE_CHECKING:
     from planish.artifact import InputSpec, Outputs, Preprocessing
+    from planish.measurement import Measurement
     from planish.task import Split, Task
 
 _SHOWN_DISAGREEMENTS = 60
@@ -167,6 +171,19 @@ def errors(task: Task, tested: Mapping[str, Outputs]) -> list[ErrorResult]:
     before, after = (task.errors(tested[name], targets) for name in ("baseline", "chosen"))
     change = task.errors(tested["chosen"], targets, against=tested["baseline"])
     return [ErrorResult(kind, before[kind], after[kind], change[kind]) for kind in change]
+
+
+def divergence(task: Task, tested: Mapping[str, Outputs]) -> dict[str, Measurement]:
+    """Return ``kl_divergence``: that of the chosen model's probabilities from the original's on test; empty if there are labels.
+
+    Args:
+        task: task with the images.
+        tested: outputs of ``baseline`` and ``chosen`` on test.
+    """
+    if metric_of(task).name != AGREEMENT:
+        return {}
+    found = kl_divergence(tested["baseline"]["logits"], tested["chosen"]["logits"])
+    return {found.name: found}
 
 
 def write_evidence(

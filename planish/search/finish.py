@@ -17,7 +17,7 @@ from planish.progress import note
 from planish.runs.precision import precision_name
 from planish.runs.record import OpenRun
 from planish.search.choice import choose_candidate, describe_doubt, describe_miss, drop_upper_bound, frontier, misses
-from planish.search.evidence import errors, per_class, write_evidence
+from planish.search.evidence import divergence, errors, per_class, write_evidence
 from planish.search.provenance import sources
 from planish.search.result import CandidateResult, ClassResult, ErrorResult, Result
 from planish.search.state import ORIGINAL_SESSION, DeployedCandidate, Search
@@ -74,6 +74,7 @@ def finish(search: Search, job: Job, trials: Sequence[Trial], record: OpenRun, m
 
     others = [c for each, c in measured.items() if each not in baselines.values()]
     measured |= {each: _with_test(search, measured[each], subjects[each]) for each in dict.fromkeys(models.values())}
+    measured[key] = replace(measured[key], measurements=measured[key].measurements | divergence(job.task, tested))
     before, after = measured[baseline], measured[key]
     drop = runner.drop(ships.plan, ships.runtime, (subjects[baseline].plan, subjects[baseline].runtime), "test")
     ratios = {runtime: report.ratio(original, key) for runtime, original in baselines.items()}

@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 
 from planish import units
-from planish.data import require_classes
+from planish.data import is_unlabelled, require_classes
 from planish.devices.machine import cpu_model
 from planish.errors import GoalError, ModelError
 from planish.evaluation.latency import LatencySettings, process_seconds
@@ -26,7 +26,8 @@ from planish.plan import Plan
 from planish.progress import note
 from planish.runs.converted_onnx import converted_job
 from planish.runs.external_onnx import file_job, refuse_training
-from planish.runs.original import stored_original
+from planish.runs.open_network import unlabelled_job
+from planish.runs.original import answered, stored_original
 from planish.runs.precision import decided_precision
 from planish.runs.record import run_folder
 from planish.runs.runner import Runner, subject_of
@@ -87,7 +88,8 @@ def optimize(
     """Make a network smaller and faster within a limit on the accuracy drop, and verify it on the exported file.
 
     Args:
-        data: a folder with a subfolder per class, a CSV or JSON-lines manifest, or a built-in name.
+        data: a folder with a subfolder per class, a CSV or JSON-lines manifest, or a built-in name; or, for a trained network, a folder of
+            images without labels, on which agreement with the network's own answers takes the place of accuracy.
         model: a network; or a classifier's ``.onnx`` file from any source, which is converted to a network; where that is not possible,
             everything that needs no training is tried.
         goal: limits that the deployed model must meet.
@@ -105,8 +107,9 @@ def optimize(
     """
     runtime, teachers, seed, train_mode = target.runtime, teaching.teachers, run.seed, original.train_mode
     seconds = units.seconds("20m" if run.budget is None else run.budget)
+    max_drop = _max_drop(goal)
     limits = Goal(
-        max_drop_points=1.0 if goal.max_drop is None else goal.max_drop,
+        max_drop_points=1.0 if max_drop is None else max_drop,
         max_latency_ms=None if goal.max_latency is None else units.milliseconds(goal.max_latency),
         max_size_bytes=None if goal.max_size is None else units.size_bytes(goal.max_size),
         risk=DEFAULT_RISK if goal.risk is None else _accepted(goal.risk),
@@ -115,12 +118,14 @@ def optimize(
     _check(limits, target.threads, target.batch)
     name = model.name
     is_file = name.endswith(".onnx")
-    if not is_file and (model.mean is not None or model.std is not None):
-        raise GoalError(f"a mean or std for {name}", "networks bring theirs or take the data's; only a file may expect any", "omit it")
     if teachers > 1:
         require_classes(data, f"{teachers} teachers, whose probabilities are averaged,")
     folder = Path(run.out) if run.out is not None else default_folder(data, name)
     check_folder(folder, run.resume)
+    unlabelled = is_unlabelled(data, model.task)
+    _check_unlabelled(unlabelled, goal, train_mode)
+    if not is_file and not unlabelled and (model.mean is not None or model.std is not None):
+        raise GoalError(f"a mean or std for {name}", "networks bring theirs or take the data's; only a file may expect any", "omit it")
     job_settings = {
         "data": str(data), "model": name, "weights": str(model.weights or ""), "runtime": runtime, "threads": target.threads,
         "batch": target.batch, "image_size": model.image_size, "epochs": original.epochs, "augmentation": original.augmentation,
@@ -136,25 +141,29 @@ def optimize(
             store = record.store  # fails before the images are read if another process is working on the run
         if is_file:
             refuse_training(name, weights=model.weights, teachers=teachers > 1)
-            job = file_job(data, model, skip_bad=run.skip_bad, seed=seed)
+            job = file_job(data, model, skip_bad=run.skip_bad, seed=seed, unlabelled=unlabelled)
             try:
                 job = converted_job(job, Path(name))
                 note(f"{Path(name).name} is a network of torch layers with the same outputs: pruning and distillation apply to it")
             except ModelError as error:
                 note(f"{Path(name).name} stays a file, which is not pruned or trained: {error}")
                 refuse_training(name, student=teaching.students, epochs=original.epochs, train=train_mode == "always")
-            if train_mode == "auto":
-                train_mode = "never"
+        elif unlabelled:
+            job = unlabelled_job(data, model, skip_bad=run.skip_bad, seed=seed)
         else:
             job = prepare_job(data, model, skip_bad=run.skip_bad, seed=seed)
+        if train_mode == "auto" and (is_file or unlabelled):
+            train_mode = "never"
         _check_teachers(teachers, model.model, train_mode, job)
-        limits = limits_in_metric_unit(limits, goal.max_drop, job.task)
+        limits = limits_in_metric_unit(limits, max_drop, job.task)
         for file in filter(None, map(factory_file, teaching.students or ())):
             trust(file)
         # Fail early if the network cannot be exported, before hours are spent on training it.
         measured = None if run.resume else _export_seconds(job, allowed[0], target)
         store = record.store  # creates the folder only now that the inputs are known to be valid
         keep_assignment(folder, job.data.assignment)
+        if unlabelled:
+            job = answered(job, folder, store, limits.max_drop_points)
         exporting, process = store.once("seconds of exporting", "setup", lambda: measured or _export_seconds(job, allowed[0], target))
         trains = train_mode == "always" or (train_mode == "auto" and not job.trained_on_classes)
         epoch, rest = least_seconds(store, job.artifact, job.task, exporting, process, trains)
@@ -210,7 +219,7 @@ def optimize(
             watch=watch or (lambda _: None),
             journal=journal,
         )
-        if is_file:
+        if is_file and not unlabelled:
             check_trained_on_classes(search)
         search = deploy(search)
         if stays_file:
@@ -234,6 +243,29 @@ def _check(limits: Goal, threads: int, batch: int) -> None:
         raise GoalError(f"{threads} threads", f"this machine has {cores} cores", f"choose 1 to {cores}")
     if not 1 <= batch <= 1024:
         raise GoalError(f"a batch of {batch} images", "it is between 1 and 1024", "for example --batch 1")
+
+
+def _max_drop(goal: GoalSettings) -> float | None:
+    if goal.max_drop is not None and goal.max_change is not None:
+        raise GoalError(
+            f"--max-drop {goal.max_drop:g} and --max-change {goal.max_change:g}",
+            "a drop is of a metric of labelled images; a change is of the original's answers, on images without labels",
+            "give one of them",
+        )
+    if goal.max_change is not None and not 0 <= goal.max_change <= 100:
+        raise GoalError(f"--max-change {goal.max_change:g}", "it is a share of the answers, 0 to 100 %", "for example --max-change 1")
+    return goal.max_drop if goal.max_change is None else goal.max_change
+
+
+def _check_unlabelled(unlabelled: bool, goal: GoalSettings, train_mode: TrainMode) -> None:
+    if goal.max_change is not None and not unlabelled:
+        raise GoalError(
+            f"--max-change {goal.max_change:g} for images with labels",
+            "it limits how many of the original's answers change on images without labels",
+            "use --max-drop; --unlabelled ignores the labels",
+        )
+    if unlabelled and train_mode == "always":
+        raise GoalError("--train always for images without labels", "they are judged by the answers of a trained network", "omit it")
 
 
 def _accepted(risk: float) -> float:

@@ -31,7 +31,7 @@ class CandidateResult:
         measurements: by name. ``metric_validation``, ``drop_validation`` (paired, see ``Result.drop``), ``drop_risk`` (probability in
             percent that the drop on new images is above the limit; not of originals), ``latency_ms``, ``latency_p95_ms``, ``latency_ratio``
             (baseline / this; above 1 is faster), ``size_bytes``, ``macs``, ``peak_memory_bytes``; for baseline and chosen also the test
-            metrics, ``accuracy`` or ``map`` and so on.
+            metrics, ``accuracy`` or ``map`` and so on; without labels ``agreement``, and for chosen ``kl_divergence``.
         meets_goal: whether it meets every limit, with the drop on validation.
         reason: why it was stopped, refused or not chosen; empty for the chosen one.
     """

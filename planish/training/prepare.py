@@ -84,39 +84,63 @@ def prepare_job(
         DataError: the images cannot be used.
         ModelError: the model or its weights cannot be used.
     """
-    model, weights, image_size, task = settings.model, settings.weights, settings.image_size, settings.task
+    decoding, weights = decoding_for(settings), settings.weights
+    if assignment is None and weights is not None:
+        assignment = assignment_beside(Path(weights))
+    images = load_images(data, seed=seed, skip_bad=skip_bad, decoding=decoding, task=settings.task, assignment=assignment)
+    images.require("train", "validation", "test")
+    task = task_for(images.task, images.splits, images.class_names, settings.metric)
+    if settings.metric is not None:
+        require_defined(task, ("validation", "test"))
+    _note_imbalance(task)
+    return job_of(task, images, settings, normalisation=normalisation, seed=seed if weights_seed is None else weights_seed)
+
+
+def decoding_for(settings: ModelSettings) -> Decoding:
+    """How images are decoded for a network.
+
+    Raises:
+        GoalError: the image size is out of range.
+    """
+    model, image_size = settings.model, settings.image_size
     if image_size is not None and not 8 <= image_size <= 2048:
         raise GoalError(f"an image size of {image_size} pixels", "it is between 8 and 2048", "omit it for the images' own size")
     channels = _first_channels(model) if isinstance(model, nn.Module) else None
-    decoding = Decoding(DECODE_SIDE if image_size is None else decode_side_for(image_size), channels)
-    if assignment is None and weights is not None:
-        assignment = assignment_beside(Path(weights))
-    images = load_images(data, seed=seed, skip_bad=skip_bad, decoding=decoding, task=task, assignment=assignment)
-    images.require("train", "validation", "test")
-    learned = task_for(images.task, images.splits, images.class_names, settings.metric)
-    if settings.metric is not None:
-        require_defined(learned, ("validation", "test"))
-    _note_imbalance(learned)
-    if image_size is None:
-        image_size = usual_side(images, learned.largest_side)
+    return Decoding(DECODE_SIDE if image_size is None else decode_side_for(image_size), channels)
+
+
+def job_of(task: Task, images: ImageData, settings: ModelSettings, *, normalisation: Normalisation = "dataset", seed: int = 0) -> Job:
+    """Create a model for images that are loaded.
+
+    Args:
+        task: the learning task of the images.
+        images: the images, decoded as ``decoding_for`` specifies.
+        settings: see ``prepare_job``.
+        normalisation: see ``prepare_job``.
+        seed: seed of newly initialised weights.
+
+    Raises:
+        ModelError: the model or its weights cannot be used.
+    """
+    image_size = settings.image_size or usual_side(images, task.largest_side)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed if weights_seed is None else weights_seed)
+        torch.manual_seed(seed)
         created = create(
-            model,
+            settings.model,
             task=images.task,
             num_classes=len(images.class_names),
             channels=images.channels,
             image_size=image_size,
-            weights=weights,
-            training=TrainingBoxes(partial(sides, image_size, images), _boxes(learned)),
+            weights=settings.weights,
+            training=TrainingBoxes(partial(sides, image_size, images), _boxes(task)),
         )
     multiple = max(*created.source.strides, _MULTIPLE, getattr(created.module, "first_stride", None) or 0)
-    height, width = sides(image_size, images, multiple) if learned.whole_image else (image_size, image_size)
-    if learned.whole_image and (height, width) != (image_size, image_size):
+    height, width = sides(image_size, images, multiple) if task.whole_image else (image_size, image_size)
+    if task.whole_image and (height, width) != (image_size, image_size):
         note(f"the input size is {height} x {width} pixels: close to the shape of the images, and divisible by the strides")
     preprocessing = Preprocessing(
-        decode_side=decoding.side,
-        resize="squash" if learned.whole_image else settings.resize or fitting_resize(images),
+        decode_side=decoding_for(settings).side,
+        resize="squash" if task.whole_image else settings.resize or fitting_resize(images),
         mean=created.mean or images.mean,
         std=created.std or images.std,
         normalisation=normalisation,
@@ -137,7 +161,7 @@ def prepare_job(
             f"normalisation={normalisation} uses each image's own, so they start out worse; normalisation=dataset avoids that"
         )
     return Job(
-        task=learned,
+        task=task,
         artifact=artifact,
         data=images,
         trained_on_classes=created.pretrained and not created.new_classifier,

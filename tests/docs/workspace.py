@@ -29,6 +29,9 @@ def make(num_classes):
 def write_workspace(folder: Path) -> Path:
     """Write all files, and return the folder."""
     photos = write_shapes(folder / "photos", per_class=40)
+    (folder / "images").mkdir()
+    for file in photos.rglob("*.png"):
+        shutil.copy(file, folder / "images" / f"{file.parent.name}-{file.name}")
     for name, shape in (("good", "disc"), ("defective", "cross")):
         shutil.copytree(photos / shape, folder / "parts" / name)
     shutil.copy(photos / "disc" / "0000.png", folder / "photo.jpg")  # files are recognised by their content

@@ -101,7 +101,7 @@ def list_folder(root: Path, layout: str | None = None) -> list[Listed]:
         DataError: there are no images or no class folders, a class folder is empty, or the layout is ambiguous.
     """
     try:
-        folders = _subfolders(root)
+        folders = subfolders(root)
         given = [] if layout == "classes" else [f for f in folders if f.name.lower() in SPLIT_WORDS]
         others = [f for f in folders if f not in given]
         if given and others and layout is None:
@@ -123,7 +123,7 @@ def list_folder(root: Path, layout: str | None = None) -> list[Listed]:
             raise DataError(f"{str(root)!r} has {_names(others)} next to {_names(given)}", "classes are below the splits", "move them away")
         if any(len(same) > 1 for same in splits.values()):
             raise DataError(f"{str(root)!r} has the folders {_names(given)}", "each split may be there once", "merge or rename them")
-        classes = {split: _subfolders(same[0]) for split, same in splits.items()} | ({"train": others} if others else {})
+        classes = {split: subfolders(same[0]) for split, same in splits.items()} | ({"train": others} if others else {})
     except PermissionError as error:
         raise DataError(f"folder {str(root)!r} cannot be read: {error.strerror}") from error
     folder_of = {split: same[0] for split, same in splits.items()}
@@ -168,7 +168,7 @@ def _refuse_other_layouts(root: Path, folders: list[Path]) -> None:
             "classes are folders, and splits are called train, val and test",
             "rename them, with a folder for each class in each; --layout classes takes them as classes",
         )
-    inner = [{folder.name for folder in _subfolders(each)} for each in folders]
+    inner = [{folder.name for folder in subfolders(each)} for each in folders]
     if len(folders) > 1 and all(len(names) > 1 and names == inner[0] for names in inner):
         raise DataError(
             f"{_names(folders)} have the same folders in them: {', '.join(sorted(inner[0])[:5])}",
@@ -184,12 +184,14 @@ def _same_stems(folders: list[Path]) -> bool:
 
 
 def _list_classes(root: Path, folder: Path, split: GivenSplit | None, classes: list[Path] | None = None) -> list[Listed]:
-    classes = _subfolders(folder) if classes is None else classes
+    classes = subfolders(folder) if classes is None else classes
     if not classes:
         loose = sum(1 for f in folder.iterdir() if f.suffix.lower() in EXTENSIONS)
         found = f"{loose} images and no class folders" if loose else "no images"
         raise DataError(
-            f"{str(folder)!r} has {found}", "each class has a folder of its own: DATA/cat/1.png", "or give a manifest (CSV: path,label)"
+            f"{str(folder)!r} has {found}",
+            "each class has a folder of its own: DATA/cat/1.png",
+            "or give a manifest (CSV: path,label)" + "; planish optimize --unlabelled takes images without labels" * bool(loose),
         )
     listed = []
     empty = []
@@ -217,7 +219,8 @@ def _class_name(folder: Path) -> str:
     return unicodedata.normalize("NFC", folder.name)
 
 
-def _subfolders(folder: Path) -> list[Path]:
+def subfolders(folder: Path) -> list[Path]:
+    """The folders in a folder, without hidden ones and those of operating systems."""
     return sorted(f for f in folder.iterdir() if not _ignored(f.name) and f.is_dir())
 
 

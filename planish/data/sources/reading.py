@@ -15,6 +15,7 @@ from planish.data.sources.inventory import Inventory
 from planish.data.sources.listing import files_below, list_folder
 from planish.data.sources.manifest import list_manifest
 from planish.data.sources.source import AnnotatedFiles, DataSource, LabelledFiles, LabelMapFiles
+from planish.data.sources.unlabelled import UNLABELLED, UnlabelledFiles, has_no_labels, list_unlabelled
 from planish.data.sources.unsupported_formats import foreign_format
 from planish.errors import DataError
 from planish.files.reading import wrap_parse_errors
@@ -26,14 +27,14 @@ _ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar")
 
 
 def with_layout(source: str, layout: str | None) -> str:
-    """Prefix a source with its layout: ``yolo:photos``.
+    """Prefix a source with its layout: ``yolo:photos``; or with ``unlabelled``, so that its labels are ignored.
 
     Raises:
         DataError: the layout does not exist.
     """
     if layout is None:
         return source
-    if layout not in LAYOUTS:
+    if layout not in (*LAYOUTS, UNLABELLED):
         raise DataError(f"there is no layout {layout!r}", f"layouts are {', '.join(LAYOUTS)}")
     return f"{layout}:{source}"
 
@@ -41,7 +42,7 @@ def with_layout(source: str, layout: str | None) -> str:
 def split_layout(source: str | Path) -> tuple[str, str | None]:
     """Split a source into its path or name and its layout, or None; the inverse of ``with_layout``."""
     layout, colon, rest = str(source).partition(":")
-    return (rest, layout) if colon and rest and layout in LAYOUTS else (str(source), None)
+    return (rest, layout) if colon and rest and layout in (*LAYOUTS, UNLABELLED) else (str(source), None)
 
 
 class CachedSource(str):
@@ -133,6 +134,9 @@ def _content(name: str, path: Path, task: str | None, layout: str | None, invent
         if layout is not None:
             raise DataError(f"the layout {layout!r} for the task {task!r}", "it reads its data in a way of its own", "omit --layout")
         return wanted(path, inventory)
+    if layout == UNLABELLED:
+        fitting_kind("classes", wanted, name, task)
+        return UnlabelledFiles(name, list_unlabelled(path), inventory)
     noted = read_annotations(path, wanted, layout, inventory)
     if noted is not None:
         kind = fitting_kind(noted.kind, wanted, name, task)
@@ -145,6 +149,8 @@ def _content(name: str, path: Path, task: str | None, layout: str | None, invent
     if path.is_dir():
         if layout is None:
             _refuse_foreign_annotations(path)
+            if has_no_labels(path):
+                return UnlabelledFiles(name, list_unlabelled(path), inventory)
         listed = list_folder(path, layout)
         if inner := [item for item in listed if unicodedata.normalize("NFC", item.path.parent.name) != item.label]:
             inventory.assume(f"{len(inner)} images are in subfolders of class folders: {inner[0].key} is of the class {inner[0].label!r}")

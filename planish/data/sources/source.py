@@ -68,9 +68,9 @@ class Labels:
         return key_of(self.targets[index : index + 1] if isinstance(self.targets, np.ndarray) else target.sorted_annotations())
 
     def image_counts(self, rows: Indices) -> dict[str, int]:
-        """The number of images that contain each class, without ignored objects; empty for regression targets."""
+        """The number of images that contain each class, without ignored objects; empty for regression targets, and without classes."""
         targets, classes = self.chosen(rows), len(self.class_names)
-        if isinstance(targets, np.ndarray) and targets.dtype.kind == "f":
+        if not classes or (isinstance(targets, np.ndarray) and targets.dtype.kind == "f"):
             return {}
         if isinstance(targets, Maps):
             return targets.counts(self.class_names)

@@ -148,6 +148,17 @@ def log_losses(logits: Floats, targets: Labels) -> Floats:
     return np.asarray(-special.log_softmax(logits, axis=1)[np.arange(len(targets)), targets])
 
 
+def kl_divergence(reference: npt.ArrayLike, logits: npt.ArrayLike) -> Measurement:
+    """Return the mean KL divergence of a model's probabilities from those of a reference, in nats, bootstrapped over images.
+
+    Args:
+        reference: logits of the reference ``(N, classes)``.
+        logits: logits of the model on the same images.
+    """
+    log_p, log_q = (special.log_softmax(np.asarray(each, dtype=np.float64), axis=1) for each in (reference, logits))
+    return nats("kl_divergence", len(log_p), bootstrap_mean((np.exp(log_p) * (log_p - log_q)).sum(axis=1)))
+
+
 def calibration_error(probs: Floats, targets: Labels) -> Interval:
     """Return the expected calibration error over 15 bins of equal width: the mean absolute gap between confidence and accuracy.
 
@@ -208,7 +219,7 @@ def percent(name: str, n: int, interval: Interval, higher_is_better: bool = True
 
 
 def nats(name: str, n: int, interval: Interval) -> Measurement:
-    """Convert a log loss to a measurement."""
+    """Convert a log loss or a divergence to a measurement."""
     return Measurement(name, interval.value, "nats", n, False, interval.low, interval.high)
 
 

@@ -175,7 +175,13 @@ def _refuse_nodes(model: Any, file: Path) -> None:
 
 
 def write_with_normalisation(
-    foreign: ExternalModel, fed: Path, spec: InputSpec, preprocessing: Preprocessing, classes: int, sample: Pixels, labels: Sequence[int]
+    foreign: ExternalModel,
+    fed: Path,
+    spec: InputSpec,
+    preprocessing: Preprocessing,
+    classes: int | None,
+    sample: Pixels,
+    labels: Sequence[int],
 ) -> tuple[str, ...]:
     """Write the file with the normalisation in its graph: from uint8 ``images`` ``(N, H, W, C)`` to ``logits`` ``(N, classes)``, any N.
 
@@ -187,9 +193,9 @@ def write_with_normalisation(
         fed: path of the new file.
         spec: input of the new file.
         preprocessing: with the ``mean`` and ``std`` that the original expects.
-        classes: number of classes of the data.
+        classes: number of classes of the data; None if it is not known.
         sample: inputs of the new file.
-        labels: classes of the sample ``(N,)``, used to choose one of several outputs.
+        labels: classes of the sample ``(N,)``, used to choose one of several outputs; empty if they are not known.
 
     Returns:
         Notes on the changes.
@@ -212,7 +218,7 @@ def write_with_normalisation(
         pixels.unlink()
 
 
-def rewrite(file: str, fed: str, spec: str, preprocessing: str, classes: int, sample: str, labels: Sequence[int]) -> list[str]:
+def rewrite(file: str, fed: str, spec: str, preprocessing: str, classes: int | None, sample: str, labels: Sequence[int]) -> list[str]:
     """The part of ``write_with_normalisation`` that runs in the separate process; its arguments are JSON values."""
     import onnx
 
@@ -224,7 +230,7 @@ def rewrite(file: str, fed: str, spec: str, preprocessing: str, classes: int, sa
 
 
 def add_normalisation(
-    foreign: ExternalModel, spec: InputSpec, preprocessing: Preprocessing, classes: int, sample: Pixels, labels: Any
+    foreign: ExternalModel, spec: InputSpec, preprocessing: Preprocessing, classes: int | None, sample: Pixels, labels: Any
 ) -> tuple[Any, list[str]]:
     """Make the model that ``write_with_normalisation`` writes, with the same arguments and errors.
 
@@ -278,7 +284,7 @@ def _outputs(model: Any, batch: int, spec: InputSpec, preprocessing: Preprocessi
     return {name: np.concatenate([np.atleast_1d(row[i])[:1] for row in rows]) for name, i in tensors.items()}
 
 
-def _logits_output(values: Mapping[str, Any], classes: int, labels: Any) -> tuple[str, list[str]]:
+def _logits_output(values: Mapping[str, Any], classes: int | None, labels: Any) -> tuple[str, list[str]]:
     """The name of the output with one value per class, and notes for the user.
 
     Of several, the one that is correct for most images is chosen, then one that does not contain probabilities, then the first.
@@ -286,13 +292,18 @@ def _logits_output(values: Mapping[str, Any], classes: int, labels: Any) -> tupl
     given = (
         ", ".join(f"{name} {v.dtype.name} (N{''.join(f', {side}' for side in v.shape[1:])})" for name, v in values.items()) or "no tensor"
     )
-    fitting = [name for name, v in values.items() if v.dtype.kind == "f" and v.ndim > 1 and v.shape[1] == classes == v[0].size]
+    scores = [name for name, v in values.items() if v.dtype.kind == "f" and v.ndim > 1 and v.shape[1] == v[0].size]
+    fitting = [name for name in scores if (values[name].shape[1] > 1 if classes is None else values[name].shape[1] == classes)]
     if not fitting:
         if any(v.dtype.kind in "iu" and v[0].size == 1 for v in values.values()):
             raise ModelError(
                 f"the file returns {given}: labels, not scores", "a classifier returns one float per class", "export it without its argmax"
             )
         single = classes == 2 and any(v.dtype.kind == "f" and v[0].size == 1 for v in values.values())
+        if classes is None:
+            raise ModelError(
+                f"the file returns {given}", "a classifier returns one float per class, for two classes or more", "export it so"
+            )
         raise ModelError(
             f"the file returns {given}, and the data has {classes} classes", "a classifier returns one float per class",
             "export both logits, for example torch.cat([-z / 2, z / 2], 1)" if single else "give the data it was trained for",
@@ -301,8 +312,8 @@ def _logits_output(values: Mapping[str, Any], classes: int, labels: Any) -> tupl
         raise ModelError(f"its output {broken[0]} is NaN or infinite for real images", "outputs are finite", "look at its weights")
 
     def fitness(name: str) -> tuple[int, bool]:
-        rows = values[name].reshape(len(labels), -1)
-        return int((rows.argmax(axis=1) == labels).sum()), _kind_of(rows) == "scores"
+        rows = values[name].reshape(len(values[name]), -1)
+        return int((rows.argmax(axis=1) == labels).sum()) if len(labels) else 0, _kind_of(rows) == "scores"
 
     chosen = max(fitting, key=fitness)
     others = [name for name in fitting if name != chosen]

@@ -29,6 +29,21 @@ from planish.report.recomputation.run_folder import RunFolder, Scores, class_nam
 from planish.search.choice import limit as limit_of
 from planish.search.choice import upper_end
 from planish.search.result import Result
+from planish.tasks import AGREEMENT
+
+_OF_LABELS = (
+    ("Correct only after", "The chosen model is correct, the original is not."),
+    ("Correct only before", "The original is correct, the chosen model is not."),
+    ("Both wrong, differently", "Neither is right, and they do not say the same."),
+)
+_OF_AGREEMENT = (
+    (
+        "Rounding of the original's file",
+        "The chosen model gives the answer of the original network, the original's exported file does not.",
+    ),
+    ("Answers changed", "The chosen model gives another answer than the original, whose answer is the heading of the image."),
+    ("Both differ from the original network", "The original's exported file and the chosen model both give another answer."),
+)
 
 
 def write_report(run: Path) -> Path:
@@ -78,6 +93,7 @@ def render(run: RunFolder) -> str:
         errors=errors.of_both(result.errors),
         errors_changed=errors.error_changes(errors.of_both(result.errors)),
         errors_metric=errors.counted_in(result.metric, result.chosen.measurements),
+        agreement=result.metric == AGREEMENT,
         matrices=again.confusion is not None and len(names) <= FEW_CLASSES,
         thumbnails=_thumbnails(run, again),
         mistakes=_mistakes(run),
@@ -101,14 +117,7 @@ def _goals(result: Result) -> list[tuple[str, str, bool]]:
         test = result.drop
         got = f"{words.change_in_unit(drop)} on validation ({words.change_interval(drop)})"
         got += f", {words.change(test)} on test ({words.change_interval(test)})"
-        limit = limit_of(goal, drop.unit)
-        rows.append(
-            (
-                f"lose at most {limit}" if drop.unit == "points" else f"at most {limit} worse",
-                got,
-                max(drop.value, test.value) <= goal.max_drop_points,
-            )
-        )
+        rows.append((_accuracy_limit(result), got, max(drop.value, test.value) <= goal.max_drop_points))
     if goal.max_latency_ms and "latency_ms" in m:
         took, within = m["latency_ms"], upper_end(m["latency_ms"]) <= goal.max_latency_ms
         got = words.show(took) + (f" ({words.interval(took)})" if words.interval(took) else "")
@@ -119,6 +128,13 @@ def _goals(result: Result) -> list[tuple[str, str, bool]]:
             (f"at most {words.size(goal.max_size_bytes)}", words.show(m["size_bytes"]), m["size_bytes"].value <= goal.max_size_bytes)
         )
     return rows
+
+
+def _accuracy_limit(result: Result) -> str:
+    limit = limit_of(result.goal, result.drop.unit)
+    if result.metric == AGREEMENT:
+        return f"at most {result.goal.max_drop_points:g} % of answers change"
+    return f"lose at most {limit}" if result.drop.unit == "points" else f"at most {limit} worse"
 
 
 def _headline(result: Result) -> dict[str, Any]:
@@ -175,11 +191,7 @@ def _thumbnails(run: RunFolder, again: Recomputed) -> list[tuple[str, str, int, 
     if run.disagreements is None:
         return []
     groups = thumbnails.group(run.disagreements, class_names(run.result))
-    titles = (
-        ("Correct only after", "The chosen model is correct, the original is not."),
-        ("Correct only before", "The original is correct, the chosen model is not."),
-        ("Both wrong, differently", "Neither is right, and they do not say the same."),
-    )
+    titles = _OF_AGREEMENT if run.result.metric == AGREEMENT else _OF_LABELS
     return [(*title, total, members) for title, total, members in zip(titles, again.differing, groups, strict=True) if total]
 
 

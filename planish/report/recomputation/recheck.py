@@ -10,6 +10,7 @@ import numpy as np
 from pydantic import TypeAdapter
 
 from planish.evaluation.latency import noise_floor_of
+from planish.evaluation.metrics.classification import kl_divergence
 from planish.evaluation.statistics.drop_risk import drop_risk
 from planish.evaluation.statistics.intervals import over_launches, paired_difference, paired_ratio
 from planish.files.reading import DAMAGED, read_json
@@ -88,7 +89,7 @@ def _is_shown(path: Path, metric: str) -> bool:
         return leaf in ("value", "n")
     if name in ("latency_ms", "latency_ratio", "drop_validation"):
         return True
-    return name in ("size_bytes", "metric_validation", metric) and leaf == "value"
+    return name in ("size_bytes", "metric_validation", "kl_divergence", metric) and leaf == "value"
 
 
 def expected(
@@ -114,6 +115,10 @@ def expected(
     for runtime, measured in _further(run).items():
         path = ("candidate", result.baselines[runtime].key, result.metric, "value")
         sources[path] = NumberSource(f"{metric} of the original in {runtime} on test", _PREDICTIONS, (measured,), *near)
+    if "kl_divergence" in result.chosen.measurements and not isinstance(run.predictions, Scores):
+        of_probabilities = kl_divergence(run.predictions.baseline, run.predictions.chosen).value
+        path = ("candidate", result.chosen.key, "kl_divergence", "value")
+        sources[path] = NumberSource("KL divergence on test", _PREDICTIONS, (of_probabilities,))
     _add(sources, ("drop",), f"Drop of {result.metric} on test", _PREDICTIONS, [found["drop"]])
     for place, (named, seen) in enumerate(zip(result.per_class, per_class or (), strict=False)):
         for which, measured_class in zip(("baseline", "chosen"), seen, strict=True):

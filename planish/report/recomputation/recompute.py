@@ -84,11 +84,8 @@ def _of_logits(run: RunFolder, stored: Predictions, timings: dict[str, Timing]) 
     per_class = []
     for named in run.result.per_class:
         rows = stored.targets == names.index(named.name)
-        per_class.append(
-            ClassChange(
-                named.name, _accuracy(right_before[rows]), _accuracy(right_after[rows]), _drop(right_before[rows], right_after[rows])
-            )
-        )
+        before_of, after_of = (_accuracy(right[rows], named.baseline.name) for right in (right_before, right_after))
+        per_class.append(ClassChange(named.name, before_of, after_of, _drop(right_before[rows], right_after[rows])))
     differ = before != after
     task = classifier(run.result.metric, names)
     metric, baseline, chosen = metric_of(task), {"logits": stored.baseline}, {"logits": stored.chosen}
@@ -128,10 +125,10 @@ def mean_score(metric: Metric, scores: npt.NDArray[np.float64]) -> Measurement:
     return replace(found, low=min(found.value, max(0.0, found.low)), high=max(found.value, min(100.0, found.high)))
 
 
-def _accuracy(right: npt.NDArray[np.bool_]) -> Measurement:
+def _accuracy(right: npt.NDArray[np.bool_], name: str) -> Measurement:
     n = len(right)
     low, high = proportion(int(right.sum()), n)
-    return Measurement("accuracy", 100 * float(right.mean()) if n else 0.0, "%", n, True, 100 * low, 100 * high)
+    return Measurement(name, 100 * float(right.mean()) if n else 0.0, "%", n, True, 100 * low, 100 * high)
 
 
 _ACCURACY = Metric("accuracy")
