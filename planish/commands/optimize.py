@@ -10,6 +10,7 @@ from cyclopts import Parameter
 
 from planish.commands.options import Layout, Resize, Strength, TrainMode, at_least, source
 from planish.errors import GoalError
+from planish.units import ImageSize
 
 if TYPE_CHECKING:
     from torch import nn
@@ -33,7 +34,7 @@ def optimize(
     budget: str | float = "20m",
     out: str | Path | None = None,
     resume: bool = False,
-    image_size: int | None = None,
+    image_size: ImageSize | None = None,
     resize: Resize | None = None,
     mean: float | Sequence[float] | None = None,
     std: float | Sequence[float] | None = None,
@@ -56,7 +57,8 @@ def optimize(
     Args:
         data: Dataset: a folder with one folder per class; a folder with COCO, Pascal VOC or YOLO annotations or with mask images; a COCO or
             YOLO file; a CSV or JSON Lines manifest; or a built-in one: fashion-mini, fashion-scenes, cifar10, fashion-mnist, mnist.
-        model: Network: resnet20, torchvision:NAME, timm:NAME, or FILE.py:factory. For a FILE.onnx, only what needs no training is tried.
+        model: Network: resnet20, torchvision:NAME, timm:NAME, or FILE.py:factory; or a classifier's FILE.onnx, which is made a network again
+            where that is possible.
         weights: Initial weights: imagenet, or a .safetensors or .pth file. A model already trained on these classes is not trained again.
         max_drop: Maximum drop of the metric, 1 point by default; in the metric's own unit if that is not percent.
         max_latency: Maximum latency of one batch: 5ms, 800us.
@@ -70,7 +72,7 @@ def optimize(
         budget: Total wall-clock time: 20m, 90s, 1h30m.
         out: Folder of the run; by default runs/ and a name made from the dataset and the model.
         resume: Continue the run in --out; finished steps are not repeated.
-        image_size: Input size in pixels; by default the size of the images, at most 224.
+        image_size: Input size in pixels, or HEIGHTxWIDTH; by default the size of the images, at most 224.
         resize: squash to the input size, or crop the centre; by default squash if images are roughly square.
         mean: Mean that FILE.onnx expects, on the scale 0 to 1: one value, or one per channel; 0.485,0.456,0.406 by default.
         std: Standard deviation that FILE.onnx expects, given like --mean; 0.229,0.224,0.225 by default.
