@@ -231,5 +231,5 @@ def test_what_is_not_covered_is_named() -> None:
         ],
     )  # fmt: skip
     opsets = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)]
-    with pytest.raises(ModelError, match=r"operator QLinearWhere \(node choice; output y\)"):
+    with pytest.raises(ModelError, match=r"operator QLinearWhere of com\.microsoft \(node choice; output y\)"):
         convert(helper.make_model(graph, opset_imports=opsets))
