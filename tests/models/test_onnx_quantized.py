@@ -233,3 +233,37 @@ def test_what_is_not_covered_is_named() -> None:
     opsets = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)]
     with pytest.raises(ModelError, match=r"operator QLinearWhere of com\.microsoft \(node choice; output y\)"):
         convert(helper.make_model(graph, opset_imports=opsets))
+
+
+def between(*nodes: Any, **constants: Any) -> Any:
+    """A file whose nodes, from ``q`` to ``r``, work on integers."""
+    before = helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"], "round")
+    after = helper.make_node("DequantizeLinear", ["r", "s", "z"], ["y"], "back")
+    constants = {"s": np.array(0.05, np.float32), "z": np.array(100, np.uint8), **constants}
+    graph = helper.make_graph(
+        [before, *nodes, after], "net", [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 3, 4, 4])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(values, name) for name, values in constants.items()],
+    )  # fmt: skip
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def test_operators_that_move_integers() -> None:
+    nodes = [
+        helper.make_node("Pad", ["q", "pads", "grey"], ["p"]),
+        helper.make_node("MaxPool", ["p"], ["m"], kernel_shape=[2, 2]),
+        helper.make_node("Clip", ["m", "low", "high"], ["r"]),
+    ]
+    pads = np.array([0, 0, 1, 1, 0, 0, 1, 1], np.int64)
+    model = between(*nodes, pads=pads, grey=np.array(130, np.uint8), low=np.array(90, np.uint8), high=np.array(140, np.uint8))
+    values = images(1)[:, :, :4, :4]
+    with torch.no_grad():
+        found = convert(model).module(torch.from_numpy(values)).numpy()
+    np.testing.assert_allclose(found, run(model, values), atol=0.026)  # half a step
+    assert (found.min(), found.max()) == (pytest.approx(-0.5), pytest.approx(2.0))
+
+
+def test_arithmetic_of_integers_is_named() -> None:
+    nodes = [helper.make_node("Add", ["q", "one"], ["r"], "brighter")]
+    with pytest.raises(ModelError, match=r"operator Add \(node brighter\) computes with quantized integers"):
+        convert(between(*nodes, one=np.array(1, np.uint8)))

@@ -471,10 +471,12 @@ def test_outputs_that_are_no_floats_are_refused(
         opened(shapes, file)
 
 
-def test_a_resize_to_a_fixed_batch_is_named_as_such(shapes: Path, tmp_path: Path):
+def test_a_constant_for_a_fixed_batch_is_named_as_such(shapes: Path, tmp_path: Path):
     net = Net(batch=1)
-    net.nodes.insert(0, helper.make_node("Resize", ["x", "", "", net.constant("sizes", [1, 3, 8, 8], np.int64)], ["small"], mode="linear"))
-    net.nodes[1].input[0] = "small"
+    places = [net.constant(name, [value], np.int64) for name, value in (("starts", 0), ("ends", 3), ("axes", 1))]
+    net.nodes.insert(0, helper.make_node("Concat", ["x", net.constant("more", np.ones((1, 1, SIDE, SIDE)))], ["wide"], axis=1))
+    net.nodes.insert(1, helper.make_node("Slice", ["wide", *places], ["taken"]))
+    net.nodes[2].input[0] = "taken"
     with pytest.raises(ModelError, match=r"does not take \d+ images at once.*made for 1.*dynamic_shapes"):
         opened(shapes, net.save(tmp_path / "net.onnx", net.linear(), shape=(1, CLASSES)))
 

@@ -27,6 +27,12 @@ _KEEPS_SIGN = (
     "MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "ReduceMean", "ReduceMax", "Reshape", "Flatten", "Transpose", "Squeeze",
     "Unsqueeze", "Slice", "Split", "Gather", "Identity", "Cast", "Dropout",
 )  # fmt: skip
+_MOVES = (
+    "MaxPool", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Slice", "Split", "Gather", "GatherND", "Concat", "Pad", "Clip",
+    "Resize", "Identity", "Expand", "Tile", "DepthToSpace", "SpaceToDepth",
+)  # fmt: skip
+_ASKS = ("Shape", "Size", "ArgMax", "ArgMin")  # of integers what they ask of the numbers that these stand for
+_LIMITS = {"Pad": (2,), "Clip": (1, 2)}  # which inputs are quantized like the first
 _SIX = 1e-3  # relative tolerance of a range that ends at 6
 
 
@@ -48,7 +54,7 @@ def dequantize(model: Any) -> Any:
         The float model; the model itself if no layer is quantized.
 
     Raises:
-        ModelError: its nodes do not fit its tensors.
+        ModelError: other operators compute with its integers, or its nodes do not fit its tensors.
     """
     if not any(is_quantized(node.op_type) for node in model.graph.node):
         return model
@@ -119,15 +125,23 @@ class _Dequantization:
             self._as_it_is(node)
 
     def _as_it_is(self, node: Any) -> None:
-        """Keep a node; those that move integers around, such as MaxPool, move real numbers then."""
+        """Keep a node; those that move integers around, such as MaxPool, move the numbers that these stand for."""
         kept = type(node)()
         kept.CopyFrom(node)
-        if node.input and node.input[0] in self._scales and not is_quantized(node.op_type):
-            self._scales.update(dict.fromkeys(node.output, self._scales[node.input[0]]))
-            self._zeros.update(dict.fromkeys(node.output, self._zeros[node.input[0]]))
-            if node.op_type == "Pad" and len(node.input) > 2 and node.input[2]:
-                scale, zero = self._scales[node.input[0]], self._zeros[node.input[0]]
-                kept.input[2] = self._weights(node.input[2], scale, zero, -1)
+        integers = next((name for name in node.input if name in self._scales), None)
+        if integers is not None and not is_quantized(node.op_type) and node.op_type not in _ASKS:
+            if node.op_type not in _MOVES:
+                raise ModelError(
+                    f"the operator {node.op_type} (node {node.name}) computes with quantized integers",
+                    "it is known what they stand for between QuantizeLinear, DequantizeLinear and QLinear operators only",
+                    "give the file before it was quantized",
+                )
+            scale, zero = self._scales[integers], self._zeros[integers]
+            self._scales.update(dict.fromkeys(node.output, scale))
+            self._zeros.update(dict.fromkeys(node.output, zero))
+            for place in _LIMITS.get(node.op_type, ()):
+                if len(node.input) > place and node.input[place]:
+                    kept.input[place] = self._weights(node.input[place], scale, zero, -1)
         kept.input[:] = [self._now(name) for name in kept.input]
         for part in (part for body in bodies(kept) for part in graphs(body)):
             for inner in part.node:
