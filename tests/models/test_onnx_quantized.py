@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -37,7 +36,8 @@ class Net(nn.Module):
         x = x + self.point(nn.functional.relu6(self.deep(x)))
         x = torch.sigmoid(self.last(x))
         x = torch.relu(self.hidden(nn.functional.adaptive_avg_pool2d(x, 1).flatten(1)))
-        return self.classifier(x)
+        logits: torch.Tensor = self.classifier(x)
+        return logits
 
 
 def network() -> Net:
@@ -61,13 +61,12 @@ class Reader(CalibrationDataReader):  # type: ignore[misc]
 
 
 def exported(tmp_path: Path) -> Path:
-    file, content = tmp_path / "float.onnx", io.BytesIO()
+    file = tmp_path / "float.onnx"
     axes = {"x": {0: "N"}, "y": {0: "N"}}
     torch.onnx.export(
-        network(), (torch.from_numpy(images(2)),), content, dynamo=False, dynamic_axes=axes, input_names=["x"], output_names=["y"],
+        network(), (torch.from_numpy(images(2)),), str(file), dynamo=False, dynamic_axes=axes, input_names=["x"], output_names=["y"],
         opset_version=17,
     )  # fmt: skip
-    file.write_bytes(content.getvalue())
     return file
 
 

@@ -100,7 +100,8 @@ class Flat(nn.Module):
         self.conv, self.linear = nn.Conv2d(3, 4, 3, 2, 1), nn.Linear(4 * 8 * 24, 3)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return self.linear(torch.relu(self.conv(images)).flatten(1))
+        logits: torch.Tensor = self.linear(torch.relu(self.conv(images)).flatten(1))
+        return logits
 
 
 @pytest.mark.parametrize(("shape", "resize"), [((20, 60), "squash"), ((40, 40), "crop")])

@@ -294,7 +294,7 @@ class _Dequantization:
 
     def _operand(self, node: Any, place: int, axis: int, block: int = 0) -> str | None:
         """The name of a quantized input in float32; None if it is not known what its integers stand for."""
-        name, (scale, zero) = node.input[place], self._parts(node, place + 1)
+        name, (scale, zero) = str(node.input[place]), self._parts(node, place + 1)
         if name in self._scales:
             return name
         return self._weights(name, scale, zero, axis, block) if name in self._constants and scale is not None else None
@@ -358,7 +358,7 @@ def _limits(node: Any, zero: Array | None) -> tuple[int, int] | None:
     kind = _options(node).get("output_dtype", 0)
     dtype = zero.dtype if zero is not None else helper.tensor_dtype_to_np_dtype(kind) if kind else np.dtype(np.uint8)
     try:
-        limits = iinfo(dtype)
+        limits = iinfo(dtype)  # type: ignore[no-untyped-call]
     except ValueError:  # float8
         return None
     return int(limits.min), int(limits.max)

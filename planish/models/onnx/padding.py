@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 from torch import fx, nn
 from torch.nn import functional
 
@@ -20,11 +22,9 @@ def with_own_padding(module: fx.GraphModule) -> fx.GraphModule:
         if not isinstance(conv, nn.Conv2d) or not isinstance(pad, fx.Node) or pad.target is not functional.pad:
             continue
         images, flat, mode, *value = pad.args
-        left, right, top, bottom = (*flat, 0, 0)[:4]  # type: ignore[misc]
-        if len(flat) > 4 or mode != "constant" or value != [0.0] or left != right or top != bottom or min(flat) < 0:  # type: ignore[arg-type,type-var]
+        left, right, top, bottom = (*cast(list[int], flat), 0, 0)[:4]
+        if len(cast(list[int], flat)) > 4 or mode != "constant" or value != [0.0] or left != right or top != bottom or min(left, top) < 0:
             continue
-        high, wide = conv.padding
-        conv.padding = (int(high) + top, int(wide) + left)
-        conv._reversed_padding_repeated_twice = [conv.padding[1]] * 2 + [conv.padding[0]] * 2
+        conv.padding = tuple(int(old) + more for old, more in zip(cast(tuple[int, int], conv.padding), (top, left), strict=True))
         node.args = (images,)
     return module
