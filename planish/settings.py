@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from planish.units import ImageSize
+
 if TYPE_CHECKING:
     from torch import nn
 
@@ -22,7 +24,7 @@ class ModelSettings:
     Args:
         model: ``resnet20``, ``torchvision:NAME``, ``timm:NAME``, ``FILE.py:factory``, a network, or the path of a file.
         weights: ``imagenet`` or a file; None for random ones, or if the factory loads them itself.
-        image_size: input size in pixels; None for the size of the images.
+        image_size: input size in pixels, or ``HEIGHTxWIDTH``; None for the size of the images.
         resize: how images are brought to that size; None squashes images that are roughly square and crops others.
         mean: mean the network expects, on the 0..1 scale, one value or one per channel; None if its weights define it.
         std: standard deviation the network expects, given like ``mean``.
@@ -32,7 +34,7 @@ class ModelSettings:
 
     model: str | nn.Module = "resnet20"
     weights: str | Path | None = None
-    image_size: int | None = None
+    image_size: ImageSize | None = None
     resize: Literal["squash", "crop"] | None = None
     mean: Sequence[float] | None = None
     std: Sequence[float] | None = None

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 
 from planish.errors import GoalError
 
+ImageSize = int | str  # 224, or HEIGHTxWIDTH
+
 _MILLISECONDS = {"us": 1e-3, "µs": 1e-3, "ms": 1.0, "s": 1e3}
 _BYTES = {"b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 _SECONDS = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
@@ -31,6 +33,27 @@ def seconds(text: str | float) -> float:
         if len(parts) > 1 and "".join(parts) == together and above_zero:
             return sum(seconds(part) for part in above_zero)
     return _quantity(text, _SECONDS, 1.0, "a time", "20m, 90s or 1h30m")
+
+
+def image_sides(size: ImageSize) -> tuple[int, int]:
+    """Parse an image size, ``224`` or ``48x192``, to height and width in pixels.
+
+    Raises:
+        GoalError: it is neither, or a side is not between 8 and 2048 pixels.
+    """
+    match = re.fullmatch(r"\s*(\d{1,9})\s*(?:x\s*(\d{1,9})\s*)?", str(size).lower())
+    sides = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
+    if not all(8 <= side <= 2048 for side in sides):
+        raise GoalError(
+            f"an image size of {size} pixels", "it is a number of pixels between 8 and 2048, or two of them, HEIGHTxWIDTH",
+            "for example 224 or 48x192",
+        )  # fmt: skip
+    return sides
+
+
+def has_both_sides(size: ImageSize | None) -> bool:
+    """Whether an image size sets height and width apart."""
+    return "x" in str(size).lower()
 
 
 def _quantity(text: str | float, units: Mapping[str, float], bare: float, what: str, examples: str) -> float:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from planish.errors import GoalError
-from planish.units import milliseconds, seconds, size_bytes
+from planish.units import has_both_sides, image_sides, milliseconds, seconds, size_bytes
 
 
 @pytest.mark.parametrize(
@@ -47,3 +47,16 @@ def test_what_is_not_a_latency_says_how_to_write_one(text: str) -> None:
 def test_what_is_not_a_time_says_how_to_write_one(text: str) -> None:
     with pytest.raises(GoalError, match="for example 20m"):
         seconds(text)
+
+
+@pytest.mark.parametrize(("size", "sides"), [(224, (224, 224)), ("64", (64, 64)), ("48x192", (48, 192)), (" 8 X 2048 ", (8, 2048))])
+def test_image_sizes(size: int | str, sides: tuple[int, int]) -> None:
+    assert image_sides(size) == sides
+    assert has_both_sides(size) == (sides[0] != sides[1])
+    assert not has_both_sides(None)
+
+
+@pytest.mark.parametrize("size", [7, 2049, 0, -32, "48x", "x192", "48x192x3", "4x100", "100x4000", "1e2", "48*192", ""])
+def test_what_is_no_image_size_says_how_to_write_one(size: int | str) -> None:
+    with pytest.raises(GoalError, match=r"HEIGHTxWIDTH.*224 or 48x192"):
+        image_sides(size)

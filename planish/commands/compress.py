@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from planish.commands.options import Layout, Resize, source
 from planish.errors import BundleError, ModelError
 from planish.settings import DeploymentTarget
+from planish.units import ImageSize
 
 if TYPE_CHECKING:
     from planish.data.sources.dataset import Dataset
@@ -37,7 +38,7 @@ def compress(
     weights: str | Path | None = None,
     mean: float | Sequence[float] | None = None,
     std: float | Sequence[float] | None = None,
-    image_size: int | None = None,
+    image_size: ImageSize | None = None,
     resize: Resize | None = None,
     task: str | None = None,
     layout: Layout | None = None,
@@ -57,7 +58,7 @@ def compress(
         weights: Weights of a network given by name: a .safetensors or .pth file.
         mean: Mean the network expects, on the scale 0 to 1: one value, or one per channel, such as 0.485,0.456,0.406.
         std: Standard deviation the network expects, given like --mean, such as 0.229,0.224,0.225.
-        image_size: Input size in pixels.
+        image_size: Input size in pixels, or HEIGHTxWIDTH.
         resize: How images are brought to the input size.
         task: classification, detection, instance, semantic, or the name of an installed task.
         layout: Layout of the dataset, if it could be read in more than one way.

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from planish.commands.options import Layout, Resize, Split, source
 from planish.errors import BundleError, DataError, GoalError
+from planish.units import ImageSize
 
 if TYPE_CHECKING:
     from planish.data.sources.dataset import Dataset
@@ -21,7 +22,7 @@ def evaluate(
     weights: str | Path | None = None,
     mean: float | Sequence[float] | None = None,
     std: float | Sequence[float] | None = None,
-    image_size: int | None = None,
+    image_size: ImageSize | None = None,
     resize: Resize | None = None,
     task: str | None = None,
     metric: str | None = None,
@@ -48,7 +49,7 @@ def evaluate(
         weights: Weights of a network given by name: a .safetensors or .pth file.
         mean: Mean the network expects, on the scale 0 to 1: one value, or one per channel, such as 0.485,0.456,0.406.
         std: Standard deviation the network expects, given like --mean, such as 0.229,0.224,0.225.
-        image_size: Input size in pixels.
+        image_size: Input size in pixels, or HEIGHTxWIDTH.
         resize: How images are brought to the input size.
         task: classification, detection, instance, semantic, or the name of an installed task.
         metric: Metric to report first, and on corrupted images; see `planish optimize --help`. By default the task's own.

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from planish.commands.compress import compress
 from planish.commands.options import Layout, Resize
 from planish.errors import ModelError
+from planish.units import ImageSize
 
 if TYPE_CHECKING:
     from planish.data.sources.dataset import Dataset
@@ -27,7 +28,7 @@ def export(
     weights: str | Path | None = None,
     mean: float | Sequence[float] | None = None,
     std: float | Sequence[float] | None = None,
-    image_size: int | None = None,
+    image_size: ImageSize | None = None,
     resize: Resize | None = None,
     task: str | None = None,
     layout: Layout | None = None,
@@ -46,7 +47,7 @@ def export(
         weights: Weights of a network given by name: a .safetensors or .pth file.
         mean: Mean the network expects, on the scale 0 to 1: one value, or one per channel, such as 0.485,0.456,0.406.
         std: Standard deviation the network expects, given like --mean, such as 0.229,0.224,0.225.
-        image_size: Input size in pixels.
+        image_size: Input size in pixels, or HEIGHTxWIDTH.
         resize: How images are brought to the input size.
         task: classification, detection, instance, semantic, or the name of an installed task.
         layout: Layout of the dataset, if it could be read in more than one way.

@@ -10,6 +10,7 @@ from cyclopts import Parameter
 
 from planish.commands.options import Layout, Resize, Strength, TrainMode, at_least, source
 from planish.errors import GoalError
+from planish.units import ImageSize
 
 if TYPE_CHECKING:
     from torch import nn
@@ -36,7 +37,7 @@ def optimize(
     budget: str | float = "20m",
     out: str | Path | None = None,
     resume: bool = False,
-    image_size: int | None = None,
+    image_size: ImageSize | None = None,
     resize: Resize | None = None,
     mean: float | Sequence[float] | None = None,
     std: float | Sequence[float] | None = None,
@@ -62,7 +63,8 @@ def optimize(
         data: Dataset: a folder with one folder per class; a folder with COCO, Pascal VOC or YOLO annotations or with mask images; a COCO or
             YOLO file; a CSV or JSON Lines manifest; or a built-in one: fashion-mini, fashion-scenes, cifar10, fashion-mnist, mnist. For a
             trained classifier also a folder of images without labels: agreement with its own answers is then measured.
-        model: Network: resnet20, torchvision:NAME, timm:NAME, or FILE.py:factory. For a FILE.onnx, only what needs no training is tried.
+        model: Network: resnet20, torchvision:NAME, timm:NAME, or FILE.py:factory; or a classifier's FILE.onnx, which is made a network
+            again where that is possible.
         weights: Initial weights: imagenet, or a .safetensors or .pth file. A model already trained on these classes is not trained again.
         max_drop: Maximum drop of the metric, 1 point by default; in the metric's own unit if that is not percent.
         max_change: For images without labels, in place of max-drop: maximum share of the original's answers that change, in percent.
@@ -77,7 +79,7 @@ def optimize(
         budget: Total wall-clock time: 20m, 90s, 1h30m.
         out: Folder of the run; by default runs/ and a name made from the dataset and the model.
         resume: Continue the run in --out; finished steps are not repeated.
-        image_size: Input size in pixels; by default the size of the images, at most 224.
+        image_size: Input size in pixels, or HEIGHTxWIDTH; by default the size of the images, at most 224.
         resize: squash to the input size, or crop the centre; by default squash if images are roughly square.
         mean: Mean that FILE.onnx expects, on the scale 0 to 1: one value, or one per channel; 0.485,0.456,0.406 by default. Without labels
             also for FILE.py:factory.
@@ -125,8 +127,8 @@ def optimize(
     read, name = source(data, "unlabelled" if unlabelled else layout), model if isinstance(model, str) else type(model).__name__
     folder = Path(out) if out is not None else default_folder(read, name)
     settings = {
-        "data": read, "model": name, "weights": weights, "max_drop": max_drop, "max_change": max_change, "max_latency": max_latency, "max_size": max_size,
-        "risk": risk, "runtime": runtime, "threads": threads, "batch": batch, "budget": budget, "image_size": image_size, "epochs": epochs,
+        "data": read, "model": name, "weights": weights, "max_drop": max_drop, "max_change": max_change, "max_latency": max_latency,
+        "max_size": max_size, "risk": risk, "runtime": runtime, "threads": threads, "batch": batch, "budget": budget, "image_size": image_size, "epochs": epochs,
         "augmentation": augmentation, "train": train_mode, "task": task, "metric": metric, "teachers": teachers, "seed": seed,
     }  # fmt: skip
     with tracking(track, folder.absolute().name, settings) as tracked:

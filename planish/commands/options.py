@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 
 from planish.errors import GoalError
+from planish.units import image_sides
 
 if TYPE_CHECKING:
     from planish.data.sources.dataset import Dataset
@@ -36,8 +37,14 @@ def source(data: str | Path | Dataset, layout: Layout | Literal["unlabelled"] | 
     return CachedSource(with_layout(str(data), layout))
 
 
-def changes_of(changes: list[str] | tuple[str, ...], **short: int | None) -> list[str]:
-    """Return changes to a recipe as ``key=value``: first those with their own options, then those given with ``--set``."""
+def changes_of(changes: list[str] | tuple[str, ...], **short: int | str | None) -> list[str]:
+    """Return changes to a recipe as ``key=value``: first those with their own options, then those given with ``--set``.
+
+    Raises:
+        GoalError: ``image_size`` is not a size.
+    """
+    if (image_size := short.get("image_size")) is not None:
+        image_sides(image_size)
     return [*(f"{key}={value}" for key, value in short.items() if value is not None), *changes]
 
 

@@ -13,6 +13,7 @@ from cyclopts import Parameter
 from planish.commands.options import Changes, Layout, TrainMode, at_least, changes_of, source
 from planish.errors import BundleError
 from planish.invocation import started
+from planish.units import ImageSize
 
 if TYPE_CHECKING:
     from torch import nn
@@ -42,7 +43,7 @@ def train(
     changes: Changes = (),
     epochs: int | None = None,
     budget: str | float | None = None,
-    image_size: int | None = None,
+    image_size: ImageSize | None = None,
     train_mode: Annotated[TrainMode, Parameter(name="--train")] = "always",
     task: str | None = None,
     metric: str | None = None,
@@ -66,7 +67,7 @@ def train(
         changes: Override a value of the recipe: training.epochs=10, norm=group. May be repeated.
         epochs: Number of epochs; the same as --set training.epochs.
         budget: Total wall-clock time; the training schedule is fitted to it.
-        image_size: Input size in pixels; by default the size of the images, at most 224.
+        image_size: Input size in pixels, or HEIGHTxWIDTH; by default the size of the images, at most 224.
         train_mode: auto first evaluates a model that comes with weights, and trains it only if it is hardly better than chance.
         task: classification, detection, instance, semantic, or the name of an installed task; by default determined by the annotations.
         metric: Metric to report, and for early stopping; see `planish optimize --help`. By default the task's own.

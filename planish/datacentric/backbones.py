@@ -46,6 +46,7 @@ from planish.task import Task
 from planish.training.fit import FitRun, fit
 from planish.training.original import original_settings
 from planish.training.prepare import Job, prepare_job
+from planish.units import ImageSize
 
 _STRICT = ConfigDict(extra="forbid")
 
@@ -74,7 +75,7 @@ class BackboneResult:
         name: full name of the network.
         licence: licence of its pretrained weights as its library states it; empty if it states none or there are no weights.
         weights: the weights it starts from: ``imagenet``, a file; empty for none.
-        image_size: input size in pixels.
+        image_size: input size in pixels, ``HEIGHTxWIDTH`` if it is not square.
         parameters: number of parameters.
         macs: multiply-accumulate operations for one image.
         latency: latency of the exported files, by precision.
@@ -89,7 +90,7 @@ class BackboneResult:
     name: str
     licence: str = ""
     weights: str = ""
-    image_size: int = 0
+    image_size: int | str = 0
     parameters: int = 0
     macs: Measurement | None = None
     latency: dict[str, Measurement] = field(default_factory=dict)
@@ -148,7 +149,7 @@ def backbones(
     *,
     candidates: Sequence[str] = CANDIDATES,
     weights: str | Path = "imagenet",
-    image_size: int | None = None,
+    image_size: ImageSize | None = None,
     goal: GoalSettings = _NO_LIMITS,
     target: DeploymentTarget,
     run: RunSettings,
@@ -165,7 +166,7 @@ def backbones(
         candidates: names of networks.
         weights: ``imagenet`` for the weights of each network's library; a folder of weight files named after the networks; or ``none``, to
             rank them by latency alone.
-        image_size: input size in pixels; None for the size of the images, at most 224.
+        image_size: input size in pixels, or ``HEIGHTxWIDTH``; None for the size of the images, at most 224.
         goal: limits on latency and size.
         target: where the files run; the runtime ``auto`` stands for the one in which the first network is fastest.
         run: settings of the run; the default folder is under ``runs/``, the default budget 20 minutes.
@@ -234,7 +235,7 @@ class _Study:
     """
 
     def __init__(
-        self, data: str | Path, image_size: int | None, weights: Mapping[str, str | Path | None], target: DeploymentTarget,
+        self, data: str | Path, image_size: ImageSize | None, weights: Mapping[str, str | Path | None], target: DeploymentTarget,
         run: RunSettings, record: OpenRun, watch: Callable[[Sequence[BackboneResult]], None],
     ) -> None:  # fmt: skip
         self.found: dict[str, BackboneResult] = {}
@@ -289,7 +290,7 @@ class _Study:
                     name=name,
                     licence=licence_of(name) if weights == "imagenet" else "",
                     weights=weights,
-                    image_size=spec.height,
+                    image_size=spec.height if spec.height == spec.width else f"{spec.height}x{spec.width}",
                     parameters=sum(p.numel() for p in module.parameters()),
                     macs=macs(module, spec),
                     size={precision: size_bytes(artifact.files) for precision, artifact in files.items()},

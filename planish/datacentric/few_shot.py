@@ -25,6 +25,7 @@ from planish.models.heads.stem_and_classifier import find_classifier
 from planish.progress import Stage, collecting_notes
 from planish.settings import ModelSettings
 from planish.training.prepare import prepare_job
+from planish.units import ImageSize
 
 if TYPE_CHECKING:
     from planish.artifact import InputSpec, Pixels, Preprocessing
@@ -74,7 +75,7 @@ def few_shot(
     shots: Sequence[int] = (1, 5, 10),
     model: str = "mobilenet_v2",
     weights: str | Path | None = "imagenet",
-    image_size: int | None = None,
+    image_size: ImageSize | None = None,
     draws: int = 10,
     skip_bad: bool = False,
     seed: int = 0,
@@ -90,7 +91,7 @@ def few_shot(
         shots: numbers of images per class; larger draws contain the smaller ones.
         model: a name or ``FILE.py:factory``.
         weights: ``imagenet`` or a file.
-        image_size: input size in pixels; None for the size of the images, at most 224.
+        image_size: input size in pixels, or ``HEIGHTxWIDTH``; None for the size of the images, at most 224.
         draws: number of random draws of training images; a single draw does not show how much the result depends on the images.
         skip_bad: skip broken images.
         seed: seed of the split and the draws.
@@ -152,7 +153,7 @@ def features(module: nn.Module, spec: InputSpec, preprocessing: Preprocessing, i
     Raises:
         ModelError: the network has no linear classifier.
     """
-    name, _ = find_classifier(module, spec.channels, spec.height)
+    name, _ = find_classifier(module, spec.channels, (spec.height, spec.width))
     predictor = TorchPredictor.fastest(module, preprocessing)
     kept: list[torch.Tensor] = []
 

@@ -247,7 +247,13 @@ def _network_behind(bundle: Path) -> Artifact:
         raise BundleError(
             f"beside {bundle} there is no network that could be trained", "a bundle holds only what is served", "name the run that made it"
         )
-    return load_artifact(found)
+    start = load_artifact(found)
+    if start.module is None:
+        raise BundleError(
+            f"{bundle} was made from an ONNX file that could not be converted to a network",
+            "only networks are trained; the notes in its report name the reason", "optimize the network in PyTorch",
+        )  # fmt: skip
+    return start
 
 
 def _replace_bundle(made: Path, bundle: Path) -> None:

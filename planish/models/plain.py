@@ -16,13 +16,14 @@ from torch.nn.utils.weight_norm import WeightNorm, remove_weight_norm
 from torch.utils._pytree import tree_leaves
 
 from planish.errors import ModelError, first_line
+from planish.models.heads.stem_and_classifier import ImageSides, both_sides, describe_size
 from planish.models.outputs import decoded, logits_and_auxiliary
 
 _SAME = 1e-3  # tolerated difference of logits between two forward passes
 _HOOKS: dict[type, Callable[[nn.Module, str], Any]] = {WeightNorm: remove_weight_norm, SpectralNorm: remove_spectral_norm}
 
 
-def unwrapped(module: nn.Module, channels: int, image_size: int) -> tuple[nn.Module, list[str]]:
+def unwrapped(module: nn.Module, channels: int, image_size: ImageSides) -> tuple[nn.Module, list[str]]:
     """A float32 copy of a network on the CPU, taken out of ``torch.compile``, ``DataParallel`` and similar wrappers.
 
     The given network is not changed, except that its lazy layers (``nn.LazyLinear``) get their sizes and weights that a hook computes
@@ -72,7 +73,7 @@ def unwrapped(module: nn.Module, channels: int, image_size: int) -> tuple[nn.Mod
     return module, notes
 
 
-def check_training_outputs(module: nn.Module, channels: int, image_size: int, num_classes: int) -> list[str]:
+def check_training_outputs(module: nn.Module, channels: int, image_size: ImageSides, num_classes: int) -> list[str]:
     """Check that a classifier returns logits in training mode; the network is not changed.
 
     Returns:
@@ -84,11 +85,11 @@ def check_training_outputs(module: nn.Module, channels: int, image_size: int, nu
     network = copy.deepcopy(module).train()
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            outputs = network(torch.zeros(2, channels, image_size, image_size))
+            outputs = network(torch.zeros(2, channels, *both_sides(image_size)))
     except Exception as error:  # user code may raise anything
         raise ModelError(
             f"the network does not run in training mode: {type(error).__name__}: {first_line(error)}",
-            f"it must take a float tensor (2, {channels}, {image_size}, {image_size})",
+            f"it must take a float tensor {(2, channels, *both_sides(image_size))}",
         ) from error
     _, auxiliary = logits_and_auxiliary(outputs, num_classes)
     if isinstance(outputs, torch.Tensor):
@@ -97,7 +98,7 @@ def check_training_outputs(module: nn.Module, channels: int, image_size: int, nu
     return [f"in training mode the network returns several outputs: the logits are trained, and {count}"]
 
 
-def check_eval_outputs(module: nn.Module, channels: int, image_size: int) -> list[str]:
+def check_eval_outputs(module: nn.Module, channels: int, image_size: ImageSides) -> list[str]:
     """Check that a classifier's outputs in eval mode are logits that depend on the image alone; the network is not changed.
 
     Returns:
@@ -108,7 +109,7 @@ def check_eval_outputs(module: nn.Module, channels: int, image_size: int) -> lis
     """
     network = copy.deepcopy(module).eval()
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        images = torch.rand(2, channels, image_size, image_size)
+        images = torch.rand(2, channels, *both_sides(image_size))
         first, again, alone = network(images.clone()), network(images.clone()), network(images[:1].clone())
         _check_decode(network, first)
     if not first.isfinite().all():
@@ -168,7 +169,7 @@ def bake_norms(module: nn.Module) -> list[str]:
     return [f"{kind} of {count} layers is computed into their weights, which are trained without it" for kind, count in done.items()]
 
 
-def _materialize(module: nn.Module, channels: int, image_size: int) -> None:
+def _materialize(module: nn.Module, channels: int, image_size: ImageSides) -> None:
     """Run a network with lazy layers once, so that the layers get their sizes."""
     if not any(isinstance(layer, LazyModuleMixin) for layer in module.modules()):
         return
@@ -176,24 +177,24 @@ def _materialize(module: nn.Module, channels: int, image_size: int) -> None:
         _run_once(module, channels, image_size)
     except Exception as error:  # user code may raise anything
         raise ModelError(
-            f"the network has lazy layers and does not run on a {image_size}x{image_size} image: {type(error).__name__}: {error}",
+            f"the network has lazy layers and does not run on a {describe_size(image_size)} image: {type(error).__name__}: {error}",
             "lazy layers get their sizes from the first image",
         ) from error
 
 
-def _run_once(module: nn.Module, channels: int, image_size: int) -> None:
+def _run_once(module: nn.Module, channels: int, image_size: ImageSides) -> None:
     """Run a network in eval mode on a black image, and restore the mode of each layer."""
     modes = [(m, m.training) for m in module.modules()]
     device = next((p.device for p in module.parameters()), None)
     try:
         with torch.no_grad():
-            module.eval()(torch.zeros(1, channels, image_size, image_size, device=device))
+            module.eval()(torch.zeros(1, channels, *both_sides(image_size), device=device))
     finally:
         for m, training in modes:
             m.training = training
 
 
-def _plain_batch_norms(module: nn.Module, channels: int, image_size: int) -> int:
+def _plain_batch_norms(module: nn.Module, channels: int, image_size: ImageSides) -> int:
     """Replace ``nn.SyncBatchNorm``, made for several GPUs and not foldable, by ``nn.BatchNorm1d`` or ``nn.BatchNorm2d``; changed in place.
 
     Returns:

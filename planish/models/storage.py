@@ -128,7 +128,7 @@ def load_artifact(folder: Path, *, module: nn.Module | None = None, original: Ar
     try:
         if lineage.source.num_classes > _MOST_CLASSES_MORE + len(artifact.class_names):
             raise ValueError(f"{lineage.source.num_classes} classes, of which {len(artifact.class_names)} have names")
-        built = build(lineage.source, module, artifact.input_spec.height)
+        built = build(lineage.source, module, (artifact.input_spec.height, artifact.input_spec.width))
         for step in lineage.steps:
             if step.structure and (rebuild := getattr(resolve(step.technique), "rebuild", None)):
                 built = rebuild(built, step.structure)

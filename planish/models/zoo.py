@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import difflib
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,6 +24,7 @@ from planish.models.detection.levels import (
     describe_reach,
     detections_for,
     levels_in,
+    nearest_multiples,
     require_reach,
 )
 from planish.models.factories import from_file, from_package, installed_models
@@ -31,6 +33,8 @@ from planish.models.heads.backbone import map_strides
 from planish.models.heads.build import Head, head_for, with_head
 from planish.models.heads.stem_and_classifier import (
     WATCH_SIZE,
+    ImageSides,
+    both_sides,
     find_classifier,
     logits_layer,
     replace_classifier,
@@ -78,7 +82,7 @@ def create(
     *,
     num_classes: int,
     channels: int,
-    image_size: int,
+    image_size: ImageSides,
     weights: str | Path | None = None,
     task: str = "classification",
     training: TrainingBoxes | None = None,
@@ -92,19 +96,19 @@ def create(
             ``in_channels``) that its signature has.
         num_classes: number of classes.
         channels: image channels, 1 or 3.
-        image_size: shorter side in pixels. Up to ``SMALL_IMAGE`` the stem of a library's network is changed, unless the weights include a
-            classifier that fits: such a network was trained with its original stem.
+        image_size: height and width in pixels, or one number for both. If the shorter side is at most ``SMALL_IMAGE``, the stem of a
+            library's network is changed, unless the weights include a classifier that fits: such a network was trained with its own stem.
         weights: ``imagenet`` for the library's pretrained weights, or a file (see ``weights.loading.read_weights``).
         task: name of the task. For detection and segmentation, the named network becomes the backbone; an ``nn.Module`` or a factory's
             network that has a ``decode`` method is used as a complete detector or segmenter.
-        training: input size and training boxes by which a detector's levels are chosen; None for square images of ``image_size`` and
+        training: input size and training boxes by which a detector's levels are chosen; None for images of ``image_size`` and
             unknown boxes.
 
     Raises:
         ModelError: an unknown name, a network that does not run on such images, or weights that do not fit.
     """
     if (head := head_for(task)) is not None:
-        training = training or TrainingBoxes(lambda multiple: (max(multiple, round(image_size / multiple) * multiple),) * 2)
+        training = training or TrainingBoxes(partial(nearest_multiples, *both_sides(image_size)))
         return _with_head(model, num_classes, channels, image_size, weights, task, training, head)
     if isinstance(model, nn.Module):
         return _handed_over(model, Source("module", num_classes, channels, task=task), image_size, weights)
@@ -119,8 +123,8 @@ def create(
     state = None if weights is None else _library_weights(name) if weights == "imagenet" else read_weights(Path(weights), module)
     notes = [*([] if name == model else [f"{model} is {name}"]), *unwrapping]
     library = name.startswith(("torchvision:", "timm:"))
-    if library and image_size <= SMALL_IMAGE:
-        small = f"images of {image_size} pixels are small"
+    if library and (shorter := min(both_sides(image_size))) <= SMALL_IMAGE:
+        small = f"images of {shorter} pixels are small"
         if state is not None and _has_classifier(state, module, channels):
             notes.append(f"{small}, but the weights come with a classifier that fits, so the stem stays as they were trained")
         elif did := shrink_stem(module, channels):
@@ -141,13 +145,13 @@ def create(
     return Created(source, module, tuple(notes), state is not None, new_classifier, mean, std)
 
 
-def build(source: Source, module: nn.Module | None = None, image_size: int = WATCH_SIZE) -> nn.Module:
+def build(source: Source, module: nn.Module | None = None, image_size: ImageSides = WATCH_SIZE) -> nn.Module:
     """Build the network that ``source`` describes, without its weights.
 
     Args:
         source: from ``Created.source`` or an artifact's lineage.
         module: the ``nn.Module`` that was passed originally, for ``source.name == "module"``; it is copied.
-        image_size: an image size that such a network runs on; needed only with ``module``.
+        image_size: an image size that such a network runs on; needed with ``module``, and for ONNX files that take several sizes.
 
     Raises:
         ModelError: the network cannot be built here: no module is given, or its file is missing or was changed.
@@ -157,7 +161,7 @@ def build(source: Source, module: nn.Module | None = None, image_size: int = WAT
     return built
 
 
-def _built(source: Source, module: nn.Module | None = None, image_size: int = WATCH_SIZE) -> tuple[nn.Module, list[str]]:
+def _built(source: Source, module: nn.Module | None = None, image_size: ImageSides = WATCH_SIZE) -> tuple[nn.Module, list[str]]:
     """``build`` without baking in weight norm and other parametrizations; also returns messages about removed wrappers."""
     if source.name in _with_own_head(source.task):
         return torchvision_heads.build(source.name.rpartition(":")[2], source.num_classes, source.channels, source.detections), []
@@ -186,7 +190,7 @@ def _built(source: Source, module: nn.Module | None = None, image_size: int = WA
     if kind.endswith(".onnx"):
         from planish.models.onnx.classifier import classifier_from_file
 
-        return classifier_from_file(Path(kind), name, source, image_size), []
+        return classifier_from_file(Path(kind), name, source, both_sides(image_size)), []
     if kind not in ("torchvision", "timm"):
         return unwrapped(from_file(Path(kind), name, source), source.channels, image_size)
     built = _torchvision(name, source.num_classes) if kind == "torchvision" else _timm(name, source.num_classes)
@@ -212,7 +216,7 @@ def names() -> list[str]:
     ]
 
 
-def _handed_over(module: nn.Module, source: Source, image_size: int, weights: str | Path | None) -> Created:
+def _handed_over(module: nn.Module, source: Source, image_size: ImageSides, weights: str | Path | None) -> Created:
     if weights == "imagenet":
         raise ModelError("weights 'imagenet' for a network handed over in Python", "it comes with its own weights", "leave weights away")
     classes, channels = source.num_classes, source.channels
@@ -233,7 +237,7 @@ def _with_head(
     model: str | nn.Module,
     num_classes: int,
     channels: int,
-    image_size: int,
+    image_size: ImageSides,
     weights: str | Path | None,
     task: str,
     training: TrainingBoxes,
@@ -302,7 +306,7 @@ def _torchvisions_own(source: Source, weights: str | Path | None) -> Created:
 
 
 def _on_maps(
-    classifier: nn.Module, source: Source, image_size: int, training: TrainingBoxes, state: State, head: Head
+    classifier: nn.Module, source: Source, image_size: ImageSides, training: TrainingBoxes, state: State, head: Head
 ) -> tuple[nn.Module, Source, list[str]]:
     """A detector or segmenter on a backbone, the source to rebuild it (its levels adapted to images and boxes), and messages about changes.
 
@@ -319,7 +323,7 @@ def _on_maps(
             require_reach(levels, height, width)
             return module, trained, [describe_reach(training.boxes, height, width, levels)] if any(map(len, training.boxes)) else []
     available = map_strides(classifier, source.channels)
-    strides = head.strides_for(image_size, 8 if 8 in available else 4)
+    strides = head.strides_for(min(both_sides(image_size)), 8 if 8 in available else 4)
     source, notes = replace(source, strides=strides), list[str]()
     if head.boxes:
         levels, notes = choose_levels(strides, training, available)
@@ -414,7 +418,7 @@ def _trusted_sha256(name: str) -> str:
     return file_sha256(file)
 
 
-def _check_classifier(module: nn.Module, num_classes: int, channels: int, image_size: int, name: str) -> str | None:
+def _check_classifier(module: nn.Module, num_classes: int, channels: int, image_size: ImageSides, name: str) -> str | None:
     """Run the network on an image of this size, check its number of outputs, and return the name of the classifier layer if it has one."""
     classifier, outputs = logits_layer(module, channels, image_size)
     if outputs != num_classes:

@@ -14,7 +14,7 @@ from planish.errors import ModelError, PlanishError
 from planish.evaluation.torch_predictor import TorchPredictor
 from planish.export.onnx.external import metadata_of
 from planish.export.runtimes.registry import load
-from planish.files.trust import file_sha256
+from planish.files.onnx_reading import onnx_sha256
 from planish.models.onnx.classifier import classifier_from_file
 from planish.models.onnx.unfolding import fit_batch_norm
 from planish.runs.external_onnx import file_job, refuse_training
@@ -73,13 +73,11 @@ def converted_job(job: Job, file: Path) -> Job:
     rows = np.unique(np.linspace(0, len(split) - 1, min(_COMPARED_IMAGES, len(split))).astype(int))
     images = np.ascontiguousarray(split[rows])
     expected = load(given.files, "onnxruntime")(images)["logits"]
-    reasons = []
+    reasons, sha256 = [], onnx_sha256(file)
     for output in [value.name for value in onnx.load(str(file), load_external_data=False).graph.output]:
-        source = Source(
-            f"{file.resolve().as_posix()}:{output}", len(given.class_names), given.input_spec.channels, sha256=file_sha256(file)
-        )
+        source = Source(f"{file.resolve().as_posix()}:{output}", len(given.class_names), given.input_spec.channels, sha256=sha256)
         try:
-            module = classifier_from_file(file, output, source, given.input_spec.height)
+            module = classifier_from_file(file, output, source, (given.input_spec.height, given.input_spec.width))
             artifact = Artifact("torch", given.input_spec, given.preprocessing, given.class_names, Lineage(source), module=module)
             fit_batch_norm(module, (batch for batch, _ in calibration_batches(artifact, job.task)()))
             found = TorchPredictor(module, given.preprocessing)(images)["logits"]

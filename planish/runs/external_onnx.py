@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +16,7 @@ from planish.errors import GoalError, ModelError
 from planish.export.onnx.external import ExternalModel, metadata_of, read_external, write_with_normalisation
 from planish.export.onnx.onnx_file import metadata
 from planish.export.runtimes.registry import load
+from planish.files.onnx_reading import onnx_sha256
 from planish.files.workspace import fresh_folder
 from planish.progress import note
 from planish.runs.open_model import open_model
@@ -25,11 +25,11 @@ from planish.split_assignment import SplitAssignment
 from planish.task import Task
 from planish.tasks import Agreement, require_defined, task_for
 from planish.training.prepare import DECODE_SIDE, Job, decode_side_for, fitting_resize, usual_side
+from planish.units import image_sides
 
 _IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _LARGEST_STD = 10.0  # larger ones are on the scale 0 to 255
 _COMPARED_IMAGES = 16
-_QUANTIZED = ("QuantizeLinear", "DequantizeLinear", "QLinearConv", "ConvInteger")
 
 
 def file_job(
@@ -45,8 +45,8 @@ def file_job(
 
     Args:
         data: a folder, a manifest, or a built-in name.
-        settings: the ONNX file, a classifier in float32, and its preprocessing. None stands for what the file specifies, or else ImageNet's
-            mean and standard deviation, and images squashed if roughly square, cropped if not.
+        settings: the ONNX file, a classifier, and its preprocessing; a quantized file is read back to float32. None stands for what the
+            file specifies, or else ImageNet's mean and standard deviation, and images squashed if roughly square, cropped if not.
         skip_bad: skip broken images instead of raising an error.
         seed: seed of the split.
         assignment: splits of the images to reuse; None for those of the seed, or of the file if Planish wrote it.
@@ -75,17 +75,16 @@ def file_job(
         note(f"{file.name} was written by Planish and says how it is fed, and its classes")
         return _job(artifact, images, settings.metric, unlabelled)
     foreign = read_external(file)
-    if any(node.op_type in _QUANTIZED for node in foreign.model.graph.node):
-        raise _quantized(file)
-    known = [side for side in (foreign.height, foreign.width, image_size) if side is not None]
-    decode_side = decode_side_for(min(known)) if known else DECODE_SIDE
+    asked = None if image_size is None else image_sides(image_size)
+    known = [side for side in (foreign.height, foreign.width, *(asked or ())) if side is not None]
+    decode_side = decode_side_for(max(known)) if known else DECODE_SIDE
     read = _unlabelled_images if unlabelled else _images
     images = read(data, Decoding(decode_side, foreign.channels), skip_bad, seed, assignment)
     learned = task_for(images.task, images.splits, images.class_names)
-    spec = InputSpec(3 if images.channels == 3 else 1, *_size(foreign, image_size, usual_side(images, learned.largest_side), file))
+    spec = InputSpec(3 if images.channels == 3 else 1, *_size(foreign, asked, usual_side(images, learned.largest_side), file))
     preprocessing = Preprocessing(
         decode_side,
-        resize or fitting_resize(images),
+        resize or fitting_resize(images, (spec.height, spec.width)),
         channel_values("mean", mean, spec.channels),
         channel_values("std", std, spec.channels),
     )
@@ -101,7 +100,7 @@ def file_job(
         count = load((fed,), "onnxruntime")(sample[:1])["logits"].shape[1]
         images = replace(images, class_names=tuple(map(str, range(count))))
         note(f"{file.name} has {count} classes, which are named by their numbers")
-    source = Source(file.name, len(images.class_names), spec.channels, sha256=hashlib.sha256(file.read_bytes()).hexdigest())
+    source = Source(file.name, len(images.class_names), spec.channels, sha256=onnx_sha256(file))
     artifact = Artifact("onnx", spec, preprocessing, images.class_names, Lineage(source), files=(fed,))
     import onnx
 
@@ -159,17 +158,18 @@ def _quantized(file: Path) -> ModelError:
     return ModelError(f"{file} is quantized already", "all is compared with a float32 original", "give the file before it was quantized")
 
 
-def _size(foreign: ExternalModel, image_size: int | None, usual: int, file: Path) -> tuple[int, int]:
-    if foreign.height is None or foreign.width is None:
-        free = image_size or foreign.height or foreign.width or usual
-        if image_size is None:
-            note(f"{file.name} accepts any image size and is given {free} x {free} pixels, that of the images; --image-size changes it")
-        return foreign.height or free, foreign.width or free
-    if image_size not in (None, foreign.height) or image_size not in (None, foreign.width):
-        raise GoalError(
-            f"images of {image_size} pixels for {file}", f"it takes {foreign.height} x {foreign.width}", "leave --image-size away"
-        )
-    return foreign.height, foreign.width
+def _size(foreign: ExternalModel, asked: tuple[int, int] | None, usual: int, file: Path) -> tuple[int, int]:
+    """Height and width of the input: those of the file; where it leaves them open those that were asked for, or the usual side."""
+    sides = (foreign.height, foreign.width)
+    side = foreign.height or foreign.width or usual
+    wanted = (side, side) if asked is None else asked
+    if asked is not None and any(side not in (None, given) for side, given in zip(sides, asked, strict=True)):
+        taken = " x ".join("any" if side is None else str(side) for side in sides)
+        raise GoalError(f"images of {asked[0]} x {asked[1]} pixels for {file}", f"it takes {taken} pixels", "leave --image-size away")
+    height, width = (side or given for side, given in zip(sides, wanted, strict=True))
+    if asked is None and None in sides:
+        note(f"{file.name} accepts several image sizes and is given {height} x {width} pixels; --image-size HEIGHTxWIDTH changes it")
+    return height, width
 
 
 def channel_values(name: Literal["mean", "std"], given: Sequence[float] | None, channels: int) -> tuple[float, ...]:

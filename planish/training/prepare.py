@@ -20,12 +20,13 @@ from planish.data.targets.objects import Objects
 from planish.errors import GoalError
 from planish.evaluation.metrics.matching import COCO_MAX_DETECTIONS
 from planish.models import create
-from planish.models.detection.levels import TrainingBoxes
+from planish.models.detection.levels import TrainingBoxes, nearest_multiples
 from planish.progress import note
 from planish.settings import ModelSettings
 from planish.split_assignment import SplitAssignment, assignment_beside
 from planish.task import Task, metric_of, one_class_each
 from planish.tasks import require_defined, task_for
+from planish.units import has_both_sides, image_sides
 
 DECODE_SIDE = 256  # size in pixels of images cached on disk while the model's input size is not known
 _MARGIN = 1.15  # ratio of the size of decoded images to the input size, so that training can crop
@@ -72,7 +73,7 @@ def prepare_job(
         data: a folder, a manifest, or a built-in name; see ``planish.data.load_images``.
         settings: network, weights, task, metric and input size. The default size is the typical size of the images, at most
             ``Task.largest_side`` (224 for classification). In localisation tasks with images that are not about square, the input has as
-            many pixels in the shape of the images.
+            many pixels in the shape of the images, unless height and width are both given.
         normalisation: by statistics of the dataset or of each image; see ``Preprocessing``.
         skip_bad: whether to skip broken files instead of raising an error.
         seed: seed of the split and of newly initialised weights.
@@ -80,7 +81,7 @@ def prepare_job(
         assignment: an existing assignment of images to splits, which is kept; None to use the one saved beside the weights file, if any.
 
     Raises:
-        GoalError: the image size is out of range, or the task has no such metric.
+        GoalError: the image size is out of range or not a multiple of the network's stride, or the task has no such metric.
         DataError: the images cannot be used.
         ModelError: the model or its weights cannot be used.
     """
@@ -102,11 +103,9 @@ def decoding_for(settings: ModelSettings) -> Decoding:
     Raises:
         GoalError: the image size is out of range.
     """
-    model, image_size = settings.model, settings.image_size
-    if image_size is not None and not 8 <= image_size <= 2048:
-        raise GoalError(f"an image size of {image_size} pixels", "it is between 8 and 2048", "omit it for the images' own size")
+    model, asked = settings.model, None if settings.image_size is None else image_sides(settings.image_size)
     channels = _first_channels(model) if isinstance(model, nn.Module) else None
-    return Decoding(DECODE_SIDE if image_size is None else decode_side_for(image_size), channels)
+    return Decoding(DECODE_SIDE if asked is None else decode_side_for(max(asked)), channels)
 
 
 def job_of(task: Task, images: ImageData, settings: ModelSettings, *, normalisation: Normalisation = "dataset", seed: int = 0) -> Job:
@@ -122,7 +121,10 @@ def job_of(task: Task, images: ImageData, settings: ModelSettings, *, normalisat
     Raises:
         ModelError: the model or its weights cannot be used.
     """
-    image_size = settings.image_size or usual_side(images, task.largest_side)
+    usual = usual_side(images, task.largest_side)
+    size = (usual, usual) if settings.image_size is None else image_sides(settings.image_size)
+    shaped = task.whole_image and not has_both_sides(settings.image_size)  # as the images
+    fitting = partial(sides, size[0], images) if shaped else partial(nearest_multiples, *size)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         created = create(
@@ -130,17 +132,22 @@ def job_of(task: Task, images: ImageData, settings: ModelSettings, *, normalisat
             task=images.task,
             num_classes=len(images.class_names),
             channels=images.channels,
-            image_size=image_size,
+            image_size=size,
             weights=settings.weights,
-            training=TrainingBoxes(partial(sides, image_size, images), _boxes(task)),
+            training=TrainingBoxes(fitting, _boxes(task)),
         )
     multiple = max(*created.source.strides, _MULTIPLE, getattr(created.module, "first_stride", None) or 0)
-    height, width = sides(image_size, images, multiple) if task.whole_image else (image_size, image_size)
-    if task.whole_image and (height, width) != (image_size, image_size):
+    height, width = fitting(multiple) if task.whole_image else size
+    if not shaped and (height, width) != size:
+        raise GoalError(
+            f"an image size of {size[0]} x {size[1]} pixels for {settings.name}",
+            f"height and width are multiples of its stride, {multiple}", f"for example {height}x{width}",
+        )  # fmt: skip
+    if (height, width) != size:
         note(f"the input size is {height} x {width} pixels: close to the shape of the images, and divisible by the strides")
     preprocessing = Preprocessing(
         decode_side=decoding_for(settings).side,
-        resize="squash" if task.whole_image else settings.resize or fitting_resize(images),
+        resize="squash" if task.whole_image else settings.resize or fitting_resize(images, (height, width)),
         mean=created.mean or images.mean,
         std=created.std or images.std,
         normalisation=normalisation,
@@ -190,10 +197,10 @@ def sides(image_size: int, images: ImageData, multiple: int) -> tuple[int, int]:
     return high, wide
 
 
-def fitting_resize(images: ImageData) -> Literal["squash", "crop"]:
-    """The way to resize images to a square: ``squash`` if they are about square, ``crop`` otherwise."""
-    height, width = images.typical_height, images.typical_width
-    return "squash" if max(height, width) <= _SQUARE * min(height, width) else "crop"
+def fitting_resize(images: ImageData, size: tuple[int, int]) -> Literal["squash", "crop"]:
+    """The way to resize images to a height and width: ``squash`` if they have about that shape, ``crop`` otherwise."""
+    across, along = images.typical_height * size[1], images.typical_width * size[0]
+    return "squash" if max(across, along) <= _SQUARE * min(across, along) else "crop"
 
 
 def _note_imbalance(task: Task) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, replace
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import yaml
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
@@ -39,6 +39,9 @@ RECOVERY = "recovery"  # name of the recipe with the defaults of ``distill``
 NOTHING = "none"  # value of a modification that is not applied
 _KEPT = ("norm",)  # modifications for which "none" is a kind, which is applied
 
+_Pixels = Annotated[int, Field(ge=8, le=2048)]
+_BothSides = Annotated[str, Field(pattern=r"^\d{1,4}x\d{1,4}$")]
+
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Recipe:
@@ -49,14 +52,15 @@ class Recipe:
         modifications: modifications to apply, by name, with their hyper-parameters; a single value stands for the first one:
             ``{"activation": "elu", "norm": {"kind": "group", "groups": 16}}``.
         training: hyper-parameters of the training.
-        image_size: input size in pixels; None for the size of the images, at most 224 (320 for detection and segmentation).
+        image_size: input size in pixels, or ``HEIGHTxWIDTH``; None for the size of the images, at most 224 (320 for detection and
+            segmentation).
         normalisation: of pixels, by statistics of the dataset or of each image; see ``planish.artifact.Preprocessing``.
     """
 
     description: str = ""
     modifications: dict[str, Any] = Field(default_factory=dict)
     training: FitSettings = Field(default_factory=FitSettings)
-    image_size: int | None = Field(default=None, ge=8, le=2048)
+    image_size: _Pixels | _BothSides | None = None
     normalisation: Normalisation = "dataset"
     schema_version: Literal[1] = 1
 

@@ -146,6 +146,8 @@ def test_a_pickle_is_never_run(data: Path, tmp_path: Path) -> None:
         ("--threads", "1000", ("1000 threads", "cores")),
         ("--batch", "0", ("--batch 0", "at least 1")),
         ("--image-size", "4", ("4 pixels", "between 8")),
+        ("--image-size", "48x4", ("48x4 pixels", "HEIGHTxWIDTH")),
+        ("--image-size", "48by192", ("48by192", "for example 224 or 48x192")),
         ("--train", "maybe", ("maybe", "always")),
     ],
 )

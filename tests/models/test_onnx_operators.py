@@ -107,6 +107,16 @@ CASES: dict[str, list[Node]] = {
             "domain": "com.microsoft", "activation": "LeakyRelu", "activation_params": [0.2],
         }),
     ],
+    "fused conv with limits": [
+        ("FusedConv", ["<1", floats(8, 4, 1, 1), floats(8)], {
+            "domain": "com.microsoft", "activation": "Clip", "activation_params": [-0.2, 0.7],
+        }),
+    ],
+    "fused conv, hard sigmoid": [
+        ("FusedConv", ["<1", floats(4, 4, 3, 3), None, "images"], {
+            "domain": "com.microsoft", "activation": "HardSigmoid", "activation_params": [0.3, 0.4], **W,
+        }),
+    ],
     "fused conv, sum": [
         ("FusedConv", ["images", floats(4, 4, 1, 1), floats(4), "images"], {"domain": "com.microsoft", "activation": "Relu"})
     ],
@@ -181,6 +191,18 @@ CASES: dict[str, list[Node]] = {
     "concat with a constant": [("Flatten", ["<1"], {}), ("Concat", ["<1", floats(1, 3)], {"axis": 1})],
     "gather": [("Gather", ["<1", ints(2, 0, 1)], {"axis": 1})],
     "gather one": [("Gather", ["<1", np.array(-1)], {"axis": 1})],
+    "gather at places": [
+        ("Transpose", ["<1"], {"perm": [2, 3, 0, 1]}),
+        ("GatherND", ["<1", np.array([[[0, 3], [-1, 2], [4, 4]], [[8, 11], [1, -2], [0, 0]]])], {}),
+        ("Transpose", ["<1"], {"perm": [2, 3, 0, 1]}),
+    ],
+    "gather one place": [("Transpose", ["<1"], {"perm": [1, 2, 0, 3]}), ("GatherND", ["<1", ints(3, -2)], {})],
+    "sums along an axis": [("CumSum", ["<1", np.array(2)], {})],
+    "sums from the end": [("CumSum", ["<1", np.array(-1)], {"reverse": 1, "exclusive": 1})],
+    "sums, channels last": [
+        ("Transpose", ["<1"], {"perm": [0, 2, 3, 1]}), ("CumSum", ["<1", np.array(1)], {"exclusive": 1}),
+        ("Transpose", ["<1"], {"perm": [0, 3, 1, 2]}),
+    ],
     "pad": [("Pad", ["<1", ints(0, 0, 1, 2, 0, 0, 0, 1), number(0.5)], {})],
     "pad, reflect": [("Pad", ["<1", ints(0, 0, 1, 2, 0, 0, 0, 1)], {"mode": "reflect"})],
     "pad, edge": [("Pad", ["<1", ints(0, 0, 1, 2, 0, 0, 0, 1)], {"mode": "edge"})],
@@ -333,6 +355,65 @@ def test_a_shared_layer_stays_one_layer() -> None:
     model.graph.node[2].input[1] = model.graph.node[0].input[1]
     module = compare(model)
     assert len(list(module.parameters())) == 1
+
+
+def test_places_of_each_image() -> None:
+    places = np.array([[[3, 1], [0, -1]]])
+    compare(made([("GatherND", ["<1", places], {"batch_dims": 1})], sides=(1, 4, 9, 12)))
+    with pytest.raises(ModelError, match=r"GatherND of certain images of a batch \(node node_0; output t0\)"):
+        convert(made([("GatherND", ["<1", places[0]], {})]))
+    with pytest.raises(ModelError, match="CumSum over the images of a batch"):
+        convert(made([("CumSum", ["<1", np.array(0)], {})]))
+
+
+def test_batch_norm_in_steps_is_folded_into_the_layer() -> None:
+    """As Keras writes it, with the channels last: bias, mean, scale, shift; a pad of zeros, and a depthwise convolution."""
+    nodes = [
+        ("Pad", ["<1", ints(0, 3, 3, 0, 0, 3, 3, 0)], {}),
+        ("Transpose", ["<1"], {"perm": [0, 3, 1, 2]}),
+        ("Conv", ["<1", floats(8, 3, 7, 7)], {"strides": [2, 2]}),
+        ("Transpose", ["<1"], {"perm": [0, 2, 3, 1]}),
+        ("Add", ["<1", floats(8)], {}),
+        ("Sub", ["<1", floats(8)], {}),
+        ("Div", ["<1", np.abs(floats(1, 1, 1, 8)) + 0.5], {}),
+        ("Mul", [floats(8), "<1"], {}),
+        ("Add", ["<1", floats(1, 1, 8)], {}),
+        ("Relu", ["<1"], {}),
+        ("Pad", ["<1", ints(0, 0, 0, 0, 0, 1, 1, 0)], {}),
+        ("Transpose", ["<1"], {"perm": [0, 3, 1, 2]}),
+        ("Conv", ["<1", floats(8, 1, 3, 3)], {"group": 8, "strides": [2, 2]}),
+        ("Transpose", ["<1"], {"perm": [0, 2, 3, 1]}),
+        ("Mul", ["<1", floats(8)], {}),
+        ("Add", ["<1", floats(8)], {}),
+        ("Clip", ["<1", number(0), number(6)], {}),
+        ("ReduceMean", ["<1"], {"axes": [1, 2], "keepdims": 0}),
+        ("MatMul", ["<1", floats(8, 5)], {}),
+        ("Add", ["<1", floats(5)], {}),
+    ]
+    module = compare(made(nodes, sides=("N", 14, 18, 3)), (14, 18, 3), nhwc=True)
+    kinds = [type(layer) for layer in module.modules()][1:]
+    assert kinds == [nn.Conv2d, nn.ReLU, nn.Conv2d, nn.ReLU6, nn.AdaptiveAvgPool2d, nn.Linear]
+    convolutions = [layer for layer in module.modules() if isinstance(layer, nn.Conv2d)]
+    assert [conv.padding for conv in convolutions] == [(3, 3), (0, 0)]
+    assert len(list(module.parameters())) == 6
+
+
+def test_a_shared_layer_is_not_changed_for_one_of_its_places() -> None:
+    weight, scale = floats(4, 4, 1, 1), floats(1, 4, 1, 1)
+    for more in ([("Add", ["<1", scale], {})], [("Mul", ["<1", scale], {})]):
+        model = made([("Conv", ["<1", weight], {}), *more, ("Conv", ["<1", weight], {})])
+        model.graph.node[2].input[1] = model.graph.node[0].input[1]
+        compare(model)
+
+
+def test_a_scale_after_a_transposed_convolution() -> None:
+    nodes = [
+        ("ConvTranspose", ["<1", floats(4, 3, 3, 3), floats(3)], {"strides": [2, 2]}),
+        ("Mul", ["<1", floats(3, 1, 1)], {}),
+        ("ConvTranspose", ["<1", floats(3, 1, 3, 3)], {"group": 3}),
+        ("Mul", ["<1", floats(3, 1, 1)], {}),
+    ]
+    compare(made(nodes))
 
 
 def test_transposes_of_an_nhwc_file_vanish() -> None:

@@ -347,15 +347,28 @@ def test_dropout_in_training_mode_is_left_out(shapes: Path, tmp_path: Path):
     assert not any(len(node.input) > 1 for node in onnx.load(str(job.artifact.files[0])).graph.node if node.op_type == "Dropout")
 
 
-def test_what_onnx_runtime_optimized_is_named(shapes: Path, tmp_path: Path):
+def test_what_onnx_runtime_fused_is_taken_apart(shapes: Path, tmp_path: Path):
     net = Net()
     options = onnxruntime.SessionOptions()
     options.optimized_model_filepath = str(tmp_path / "fast.onnx")
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
     file = net.save(tmp_path / "net.onnx", net.linear())
     onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
-    with pytest.raises(ModelError, match=r"FusedConv.*before it was optimized"):
-        opened(shapes, tmp_path / "fast.onnx")
+    assert "FusedConv" in {node.op_type for node in onnx.load(str(tmp_path / "fast.onnx")).graph.node}
+    job, before = opened(shapes, tmp_path / "fast.onnx")[0], opened(shapes, file)[0]
+    images = np.ascontiguousarray(job.task.split("validation").images(job.artifact.input_spec, job.artifact.preprocessing))
+    expected, found = (load(each.artifact.files, "onnxruntime")(images)["logits"] for each in (before, job))
+    np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
+    assert {node.domain for node in onnx.load(str(job.artifact.files[0])).graph.node} == {""}
+
+
+def test_blocks_of_channels_are_named(shapes: Path, tmp_path: Path):
+    """What ONNX Runtime writes at its highest level: weights in the order of this processor's kernels."""
+    net = Net()
+    net.nodes.insert(0, helper.make_node("ReorderInput", ["x"], ["blocks"], "blocks", domain="com.microsoft.nchwc"))
+    file = net.save(tmp_path / "net.onnx", net.linear())
+    with pytest.raises(ModelError, match=r"ReorderInput.*before it was optimized"):
+        opened(shapes, file)
 
 
 @pytest.mark.parametrize(("change", "words"), [({"ir_version": 99}, "IR version: 99"), ({"opset": 99}, "opset")])
@@ -458,9 +471,25 @@ def test_outputs_that_are_no_floats_are_refused(
         opened(shapes, file)
 
 
-def test_a_resize_to_a_fixed_batch_is_named_as_such(shapes: Path, tmp_path: Path):
+def test_a_constant_for_a_fixed_batch_is_named_as_such(shapes: Path, tmp_path: Path):
     net = Net(batch=1)
-    net.nodes.insert(0, helper.make_node("Resize", ["x", "", "", net.constant("sizes", [1, 3, 8, 8], np.int64)], ["small"], mode="linear"))
-    net.nodes[1].input[0] = "small"
+    places = [net.constant(name, [value], np.int64) for name, value in (("starts", 0), ("ends", 3), ("axes", 1))]
+    net.nodes.insert(0, helper.make_node("Concat", ["x", net.constant("more", np.ones((1, 1, SIDE, SIDE)))], ["wide"], axis=1))
+    net.nodes.insert(1, helper.make_node("Slice", ["wide", *places], ["taken"]))
+    net.nodes[2].input[0] = "taken"
     with pytest.raises(ModelError, match=r"does not take \d+ images at once.*made for 1.*dynamic_shapes"):
         opened(shapes, net.save(tmp_path / "net.onnx", net.linear(), shape=(1, CLASSES)))
+
+
+def test_a_resize_to_a_size_with_the_batch_in_it(shapes: Path, tmp_path: Path):
+    net = Net(batch=1)
+    net.nodes[1:] = [helper.make_node("Resize", ["c", "", "", net.constant("size", [1, 8, 28, 28], np.int64)], ["u"], mode="nearest")]
+    for kind, taken, made in (("Relu", "u", "r"), ("GlobalAveragePool", "r", "p"), ("Flatten", "p", "f")):
+        net.add(kind, [taken], made)
+    file = net.save(tmp_path / "net.onnx", net.linear(), shape=(1, CLASSES))
+    job, _ = opened(shapes, file)
+    images = np.ascontiguousarray(job.task.split("validation").images(job.artifact.input_spec, job.artifact.preprocessing))
+    given = ((images / 255 - MEAN) / STD).transpose(0, 3, 1, 2).astype(np.float32)
+    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    expected = np.concatenate([session.run(None, {"x": image[None]})[0] for image in given])
+    np.testing.assert_allclose(load(job.artifact.files, "onnxruntime")(images)["logits"], expected, atol=1e-4 * np.abs(expected).max())

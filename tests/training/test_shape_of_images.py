@@ -7,10 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from torch import nn
 
 from planish.compression import Resolution
-from planish.errors import TechniqueError
+from planish.errors import GoalError, ModelError, TechniqueError
 from planish.export import ToOnnx
 from planish.export.runtimes.registry import load
 from planish.settings import ModelSettings
@@ -80,3 +82,41 @@ def test_an_input_below_one_stride_is_refused(tmp_path: Path) -> None:
     job = prepared(wide_images(tmp_path / "wide", 100, 100), 32)
     with pytest.raises(TechniqueError, match="an image needs at least 16"):
         Resolution(0.2).apply(job.artifact, job.task)
+
+
+def test_height_and_width_can_be_set_apart(tmp_path: Path) -> None:
+    folder = wide_images(tmp_path / "wide", 100, 200)
+    spec = prepare_job(folder, ModelSettings("resnet8", image_size="96x96")).artifact.input_spec
+    assert (spec.height, spec.width) == (96, 96)  # 96 alone is 64 x 128, the shape of the images
+    with pytest.raises(GoalError, match=r"100 x 210 pixels for resnet8.*multiples of its stride.*for example \d+x\d+"):
+        prepare_job(folder, ModelSettings("resnet8", image_size="100x210"))
+
+
+class Flat(nn.Module):
+    """A classifier that runs on images of 16 x 48 pixels only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.linear = nn.Conv2d(3, 4, 3, 2, 1), nn.Linear(4 * 8 * 24, 3)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.linear(torch.relu(self.conv(images)).flatten(1))
+        return logits
+
+
+@pytest.mark.parametrize(("shape", "resize"), [((20, 60), "squash"), ((40, 40), "crop")])
+def test_a_classifier_for_images_that_are_not_square(tmp_path: Path, shape: tuple[int, int], resize: str) -> None:
+    rng = np.random.default_rng(0)
+    for name in ("a", "b", "c"):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for number in range(8):
+            Image.fromarray(rng.integers(0, 256, (*shape, 3), np.uint8)).save(tmp_path / "images" / name / f"{number}.png")
+    job = prepare_job(tmp_path / "images", ModelSettings(Flat(), image_size="16x48"))
+    spec, how = job.artifact.input_spec, job.artifact.preprocessing
+    assert (spec.height, spec.width, how.resize) == (16, 48, resize)
+    assert job.task.split("train").images(spec, how)[:2].shape == (2, 16, 48, 3)
+    exported = ToOnnx().apply(job.artifact, job.task)
+    pixels = np.ascontiguousarray(job.task.split("validation").images(spec, how))
+    assert load(exported.files, "onnxruntime")(pixels)["logits"].shape == (len(pixels), 3)
+    with pytest.raises(ModelError, match="16x16 image"):
+        prepare_job(tmp_path / "images", ModelSettings(Flat(), image_size=16))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from planish.commands.options import Layout, at_least, source
+from planish.units import ImageSize
 
 if TYPE_CHECKING:
     from planish.data.sources.dataset import Dataset
@@ -19,7 +20,7 @@ def few_shot(
     shots: Sequence[int] = (1, 5, 10),
     model: str = "mobilenet_v2",
     weights: str | Path = "imagenet",
-    image_size: int | None = None,
+    image_size: ImageSize | None = None,
     draws: int = 10,
     layout: Layout | None = None,
     skip_bad: bool = False,
@@ -32,7 +33,7 @@ def few_shot(
         shots: Images per class: 1,5,10. A larger draw contains the smaller ones.
         model: Name of a network, or FILE.py:factory.
         weights: imagenet, or a file.
-        image_size: Input size in pixels; by default the size of the images, at most 224.
+        image_size: Input size in pixels, or HEIGHTxWIDTH; by default the size of the images, at most 224.
         draws: Number of random draws of training images.
         layout: Layout of the dataset, if it could be read in more than one way.
         skip_bad: Skip broken images instead of stopping.

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from planish.commands.options import Changes, Layout, at_least, changes_of, results_folder, source
+from planish.units import ImageSize
 
 if TYPE_CHECKING:
     from planish.data.sources.dataset import Dataset
@@ -21,7 +22,7 @@ def label_issues(
     recipe: str | Path | Recipe | None = None,
     changes: Changes = (),
     epochs: int | None = None,
-    image_size: int | None = None,
+    image_size: ImageSize | None = None,
     folds: int = 5,
     repeats: int = 1,
     budget: str | None = None,
@@ -43,7 +44,7 @@ def label_issues(
         recipe: Training recipe: a name (see `planish recipes`) or a YAML file. The default depends on whether the weights are pretrained.
         changes: Override a value of the recipe: training.epochs=10, norm=group. May be repeated.
         epochs: Epochs per training; the same as --set training.epochs.
-        image_size: Input size in pixels; by default the size of the images, at most 224.
+        image_size: Input size in pixels, or HEIGHTxWIDTH; by default the size of the images, at most 224.
         folds: Number of folds, at least 2.
         repeats: Number of times the cross-validation is repeated, each with new folds and another seed.
         budget: Total wall-clock time, divided equally among the trainings; each schedule is fitted to its share.

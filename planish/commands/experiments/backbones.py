@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from planish.commands.options import Layout, at_least, results_folder, source
+from planish.units import ImageSize
 
 if TYPE_CHECKING:
     from planish.data.sources.dataset import Dataset
@@ -22,7 +23,7 @@ def backbones(
     max_size: str | float | None = None,
     candidates: Annotated[Sequence[str], Parameter(name="--candidate")] = (),
     weights: str | Path = "imagenet",
-    image_size: int | None = None,
+    image_size: ImageSize | None = None,
     budget: str | None = None,
     runtime: str = "auto",
     threads: int = 1,
@@ -47,7 +48,7 @@ def backbones(
         candidates: Network to compare: resnet18, timm:NAME, torchvision:NAME, FILE.py:factory. May be repeated. By default 16 that run fast
             on CPUs.
         weights: imagenet (downloaded), a folder of files named after the networks (resnet18.pth), or none to rank by latency alone.
-        image_size: Input size in pixels; by default the size of the images, at most 224.
+        image_size: Input size in pixels, or HEIGHTxWIDTH; by default the size of the images, at most 224.
         budget: Wall-clock time: 20m. The default is 20 minutes.
         runtime: Runtime in which files are timed; auto is the one in which the first network is fastest.
         threads: Number of threads the runtime may use.

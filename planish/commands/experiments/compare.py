@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 
 from planish.commands.options import Layout, Strength, TrainMode, at_least, results_folder, source
+from planish.units import ImageSize
 
 if TYPE_CHECKING:
     from torch import nn
@@ -32,7 +33,7 @@ def compare(
     runtime: str = "onnxruntime",
     threads: int = 1,
     batch: int = 1,
-    image_size: int | None = None,
+    image_size: ImageSize | None = None,
     task: str | None = None,
     metric: str | None = None,
     layout: Layout | None = None,
@@ -60,7 +61,7 @@ def compare(
         runtime: Runtime for all files.
         threads: Number of threads the runtime may use.
         batch: Batch size.
-        image_size: Input size in pixels.
+        image_size: Input size in pixels, or HEIGHTxWIDTH.
         task: classification, detection, instance, semantic, or the name of an installed task; by default determined by the annotations.
         metric: Metric to compare by; see `planish optimize --help`. By default the task's own.
         layout: Layout of the dataset, if it could be read in more than one way.

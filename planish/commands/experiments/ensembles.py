@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from planish.commands.options import Changes, Layout, at_least, changes_of, results_folder, source
+from planish.units import ImageSize
 
 if TYPE_CHECKING:
     from planish.data.sources.dataset import Dataset
@@ -25,7 +26,7 @@ def ensembles(
     seeds: int = 3,
     epochs: int | None = None,
     budget: str | None = None,
-    image_size: int | None = None,
+    image_size: ImageSize | None = None,
     runtime: str = "onnxruntime",
     threads: int = 1,
     batch: int = 1,
@@ -49,7 +50,7 @@ def ensembles(
         seeds: Number of networks in an ensemble.
         epochs: Epochs per training.
         budget: Total wall-clock time; without --epochs it is divided equally among the trainings.
-        image_size: Input size in pixels.
+        image_size: Input size in pixels, or HEIGHTxWIDTH.
         runtime: Runtime for all files.
         threads: Number of threads the runtime may use.
         batch: Batch size.

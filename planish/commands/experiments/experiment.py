@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from planish.commands.options import Changes, Layout, at_least, changes_of, results_folder, source
 from planish.errors import GoalError
+from planish.units import ImageSize
 
 if TYPE_CHECKING:
     from planish.data.sources.dataset import Dataset
@@ -32,7 +33,7 @@ def experiment(
     seeds: int = 3,
     epochs: int | None = None,
     budget: str | None = None,
-    image_size: int | None = None,
+    image_size: ImageSize | None = None,
     task: str | None = None,
     metric: str | None = None,
     layout: Layout | None = None,
@@ -61,7 +62,7 @@ def experiment(
         seeds: Trainings per arm.
         epochs: Epochs per training.
         budget: Total wall-clock time; without --epochs it is divided equally among the trainings.
-        image_size: Input size in pixels.
+        image_size: Input size in pixels, or HEIGHTxWIDTH.
         task: classification, detection, instance, semantic, or the name of an installed task; by default determined by the annotations.
         metric: Metric in percent to compare by; see `planish optimize --help`. By default the task's own.
         layout: Layout of the dataset, if it could be read in more than one way.

@@ -51,7 +51,7 @@ def add_prefix(graph: Any, prefix: str) -> None:
 
 
 def free_batch(graph: Any, batch: int) -> None:
-    """Make the batch size of reshapes dynamic; changes ``graph`` in place.
+    """Make the batch size of reshapes, and of resizes to a size, dynamic; changes ``graph`` in place.
 
     Args:
         graph: of an ``onnx.ModelProto``.
@@ -64,6 +64,7 @@ def free_batch(graph: Any, batch: int) -> None:
     for node in graph.node:  # in topological order
         if any(name in of_images for name in node.input):
             of_images.update(node.output)
+    _free_resizes(graph, shapes, of_images)
     for node in graph.node:
         if node.op_type != "Reshape" or node.input[1] not in shapes or node.input[0] not in of_images:
             continue
@@ -80,6 +81,25 @@ def free_batch(graph: Any, batch: int) -> None:
         kept = [a for a in node.attribute if a.name != "allowzero"]
         node.ClearField("attribute")
         node.attribute.extend(kept)
+
+
+def _free_resizes(graph: Any, shapes: dict[str, Any], of_images: set[str]) -> None:
+    from onnx import helper, numpy_helper
+
+    nodes = []
+    for node in graph.node:
+        sizes = shapes.get(node.input[3]) if node.op_type == "Resize" and len(node.input) > 3 and node.input[0] in of_images else None
+        if sizes is not None and not any(attribute.name == "axes" for attribute in node.attribute):
+            name = f"{node.output[0]}_size"
+            first, others = np.zeros(1, np.int64), numpy_helper.to_array(sizes)[1:]
+            graph.initializer.extend(numpy_helper.from_array(v, f"{name}_{n}") for n, v in (("first", first), ("others", others)))
+            nodes.append(helper.make_node("Shape", [node.input[0]], [f"{name}_before"], f"{name}_before"))
+            nodes.append(helper.make_node("Gather", [f"{name}_before", f"{name}_first"], [f"{name}_images"], f"{name}_images"))
+            nodes.append(helper.make_node("Concat", [f"{name}_images", f"{name}_others"], [name], name, axis=0))
+            node.input[3] = name
+        nodes.append(node)
+    del graph.node[:]
+    graph.node.extend(nodes)
 
 
 def _constants(graph: Any) -> dict[str, Any]:

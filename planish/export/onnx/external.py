@@ -20,6 +20,7 @@ from planish.export.onnx.onnx_file import pool_globally
 from planish.export.runtimes.first_load import limits_for
 from planish.files.mistaken_files import mistaken_file
 from planish.files.onnx_nodes import inline_functions, name_nodes, tensors_read
+from planish.files.onnx_reading import data_files, read_onnx
 from planish.files.reading import DAMAGED, describe, require_regular
 
 if TYPE_CHECKING:
@@ -44,11 +45,12 @@ class ExternalModel:
 
     Args:
         file: its path.
-        model: its content, an ``onnx.ModelProto`` with the weights.
+        model: its content in float32 and ONNX's own operators, an ``onnx.ModelProto`` with the weights.
         batch: static batch size; None if it is dynamic.
         channels: of the images, 1 or 3; None if dynamic.
         height: in pixels; None if dynamic.
         width: in pixels; None if dynamic.
+        quantized: its content as it was if it is quantized; None if it is not.
     """
 
     file: Path
@@ -57,6 +59,7 @@ class ExternalModel:
     channels: int | None
     height: int | None
     width: int | None
+    quantized: Any = None
 
 
 def metadata_of(file: Path) -> dict[str, str]:
@@ -82,7 +85,7 @@ def metadata_of(file: Path) -> dict[str, str]:
 
 
 def read_external(file: Path) -> ExternalModel:
-    """Read a classifier's file.
+    """Read a classifier's file. Quantized layers are made float layers, and those that ONNX Runtime has fused are taken apart.
 
     Raises:
         ModelError: it cannot be read, or its input is not one float tensor of images ``(N, C, H, W)`` or ``(N, H, W, C)``; a transpose is
@@ -90,15 +93,16 @@ def read_external(file: Path) -> ExternalModel:
     """
     import onnx
 
-    try:
-        require_regular(file)
-        model = onnx.load(str(file))
-    except Exception as error:  # protobuf's own exceptions, and those of reading weights from other files
-        raise ModelError(f"{file} cannot be read: {first_line(error)}", "it is an ONNX file, its weights in it or beside it") from error
+    from planish.models.onnx.dequantization import dequantize, is_quantized
+    from planish.models.onnx.unfusing import unfuse
+
+    model = read_onnx(file)
     _require_text(model, file)
-    model = inline_functions(model)
+    given = inline_functions(model)
+    name_nodes(given.graph)  # ONNX Runtime refuses files in which two nodes have the same name
+    model = dequantize(unfuse(given))
     _refuse_nodes(model, file)
-    name_nodes(model.graph)  # ONNX Runtime refuses files in which two nodes have the same name
+    quantized = given if any(is_quantized(node.op_type) for node in given.graph.node) else None
     known = {tensor.name for tensor in model.graph.initializer}
     inputs = [value for value in model.graph.input if value.name not in known]
     inputs_text = ", ".join(f"{value.name} {_shape_words(value)}" for value in inputs) or "nothing"
@@ -110,12 +114,13 @@ def read_external(file: Path) -> ExternalModel:
         if dim.HasField("dim_value") and dim.dim_value <= 0:  # as some exporters write what is dynamic
             dim.ClearField("dim_value")
     if [kind.shape.dim[axis].dim_value in (1, 3) for axis in (1, 3)] == [False, True]:
-        _take_channels_first(model.graph, inputs[0])
+        for each in (model,) if quantized is None else (model, quantized):
+            _take_channels_first(each.graph, next(value for value in each.graph.input if value.name == inputs[0].name))
         kind = inputs[0].type.tensor_type
     batch, channels, height, width = (d.dim_value if d.dim_value > 0 else None for d in kind.shape.dim)
     if channels not in (1, 3, None):
         raise ModelError(f"{file} takes {inputs_text}", "images are (N, C, H, W) or (N, H, W, C), with C of 1 or 3", "export it so")
-    return ExternalModel(file, model, batch, channels, height, width)
+    return ExternalModel(file, model, batch, channels, height, width, quantized)
 
 
 def _take_channels_first(graph: Any, taken: Any) -> None:
@@ -151,7 +156,7 @@ def _require_text(model: Any, file: Path) -> None:
 
 
 def _refuse_nodes(model: Any, file: Path) -> None:
-    """Refuse files that were exported in training mode, or optimized for one runtime.
+    """Refuse files that were exported in training mode, optimized for one runtime, or quantized in a way that is not covered.
 
     Raises:
         ModelError: the file is one of these.
@@ -171,6 +176,13 @@ def _refuse_nodes(model: Any, file: Path) -> None:
         raise ModelError(
             f"ONNX Runtime has optimized {file} for itself: it has {', '.join(sorted(fused))}",
             "such layers are neither quantized nor read by other runtimes", "give the file before it was optimized",
+        )  # fmt: skip
+    from planish.models.onnx.dequantization import is_quantized
+
+    if left := [f"{node.op_type} (node {node.name})" for node in model.graph.node if is_quantized(node.op_type)]:
+        raise ModelError(
+            f"{file} is quantized, and these operators cannot be read back to float32: {', '.join(left[:3])}",
+            "all is compared with a float32 original", "give the file before it was quantized",
         )  # fmt: skip
 
 
@@ -210,7 +222,8 @@ def write_with_normalisation(
         "preprocessing": TypeAdapter(Preprocessing).dump_json(preprocessing).decode(), "classes": classes, "sample": str(pixels),
         "labels": [int(label) for label in labels],
     }  # fmt: skip
-    limits = limits_for(file.stat().st_size, sample.size * min(foreign.batch or 1, _USUAL_BATCH))
+    size = sum(part.stat().st_size for part in (file, *data_files(file)))
+    limits = limits_for(size, sample.size * min(foreign.batch or 1, _USUAL_BATCH))
     np.save(pixels, sample)
     try:
         return tuple(call_isolated("planish.export.onnx.external:rewrite", arguments, f"{file} in onnxruntime", limits))
@@ -248,6 +261,13 @@ def add_normalisation(
     name, more = _logits_output(values, classes, labels)
     notes += more
     expected = values[name].reshape(len(sample), -1)
+    if foreign.quantized is not None:
+        rounded = _outputs(foreign.quantized, foreign.batch or 1, spec, preprocessing, sample)[name].reshape(len(sample), -1)
+        same = int((rounded.argmax(1) == expected.argmax(1)).sum())
+        notes.append(
+            "it is quantized: its weights are dequantized, and its activations are computed in float32; "
+            f"{same} of {len(sample)} images get the class that they got before"
+        )
     if foreign.batch is not None:
         notes.append(f"it took a batch size of {foreign.batch} and now takes any")
         free_batch(model.graph, foreign.batch)

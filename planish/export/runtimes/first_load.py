@@ -21,6 +21,7 @@ import psutil
 from planish.devices.isolation import ProcessLimits, call_isolated
 from planish.errors import ExportError, PlanishError
 from planish.export.runtimes.registry import find, load, run_checked
+from planish.files.onnx_reading import data_files
 from planish.files.reading import describe, require_regular
 from planish.files.trust import file_sha256
 from planish.files.workspace import cache_root
@@ -39,6 +40,7 @@ def require_first_load(files: Sequence[Path], runtime: str, image_shape: Sequenc
 
     Raises:
         ExportError: it crashes the runtime, takes too long or too much memory, or cannot be opened.
+        ModelError: a file with weights of an ONNX file is missing.
         RuntimeMissingError: the runtime is not available.
         TrustError: the file is not trusted, and can run code.
     """
@@ -67,8 +69,9 @@ def first_call(function: str, files: Sequence[Path], runtime: str, arguments: Ma
     try:
         for file in files:
             require_regular(file)
-        hashes = [file_sha256(file) for file in files]
-        size = sum(file.stat().st_size for file in files)
+        read = [*files, *(part for file in files if file.suffix == ".onnx" for part in data_files(file))]
+        hashes = [file_sha256(file) for file in read]
+        size = sum(file.stat().st_size for file in read)
     except OSError as error:
         raise ExportError(f"{files[0]} cannot be read: {describe(error)}", "a model is a file", "export it again") from error
     description = json.dumps([function, runtime, find(runtime).version(), hashes, dict(arguments)], sort_keys=True)

@@ -63,6 +63,12 @@ class TrainingBoxes:
     detections: int | None = None
 
 
+def nearest_multiples(height: int, width: int, multiple: int) -> tuple[int, int]:
+    """The multiples of ``multiple`` that are nearest to a height and a width, at least one of it."""
+    high, wide = (max(multiple, round(side / multiple) * multiple) for side in (height, width))
+    return high, wide
+
+
 def reachable_iou(boxes: Sequence[npt.NDArray[np.float32]], height: int, width: int, levels: Levels) -> Floats:
     """The best IoU that a detector can reach for each box if every object of an image has a location of its own.
 

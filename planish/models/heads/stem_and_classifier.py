@@ -14,8 +14,20 @@ from planish.errors import ModelError, first_line
 # Image size at which library networks are run to inspect them: all of them run at it, even those whose stem is too coarse for small images.
 WATCH_SIZE = 224
 
+ImageSides = int | tuple[int, int]  # height and width in pixels; a single number stands for both
 
-def run_order(module: nn.Module, channels: int, image_size: int) -> tuple[list[tuple[str, nn.Module]], Any]:
+
+def both_sides(image_size: ImageSides) -> tuple[int, int]:
+    """Height and width in pixels."""
+    return (image_size, image_size) if isinstance(image_size, int) else image_size
+
+
+def describe_size(image_size: ImageSides) -> str:
+    """``48x192``: height and width."""
+    return "x".join(map(str, both_sides(image_size)))
+
+
+def run_order(module: nn.Module, channels: int, image_size: ImageSides) -> tuple[list[tuple[str, nn.Module]], Any]:
     """Run the network on one black image; return its layers with their names, in the order of their first call, and the output."""
     order: dict[str, nn.Module] = {}
     handles = []
@@ -27,7 +39,7 @@ def run_order(module: nn.Module, channels: int, image_size: int) -> tuple[list[t
     try:
         like = next(module.parameters(), torch.zeros(1))
         with torch.no_grad():
-            output = module(torch.zeros(1, channels, image_size, image_size, dtype=like.dtype, device=like.device))
+            output = module(torch.zeros(1, channels, *both_sides(image_size), dtype=like.dtype, device=like.device))
     finally:
         for handle in handles:
             handle.remove()
@@ -36,7 +48,7 @@ def run_order(module: nn.Module, channels: int, image_size: int) -> tuple[list[t
     return list(order.items()), output
 
 
-def set_input_channels(module: nn.Module, channels: int, image_size: int = WATCH_SIZE) -> None:
+def set_input_channels(module: nn.Module, channels: int, image_size: ImageSides = WATCH_SIZE) -> None:
     """Replace the first convolution by a He-initialised one for images of ``channels`` channels.
 
     Args:
@@ -98,7 +110,7 @@ def shrink_stem(module: nn.Module, channels: int) -> str:
     return did
 
 
-def find_classifier(module: nn.Module, channels: int, image_size: int) -> tuple[str, int]:
+def find_classifier(module: nn.Module, channels: int, image_size: ImageSides) -> tuple[str, int]:
     """The name of the classifier (the layer that computes the logits) and its number of outputs.
 
     Raises:
@@ -113,7 +125,7 @@ def find_classifier(module: nn.Module, channels: int, image_size: int) -> tuple[
     return name, outputs
 
 
-def logits_layer(module: nn.Module, channels: int, image_size: int) -> tuple[str | None, int]:
+def logits_layer(module: nn.Module, channels: int, image_size: ImageSides) -> tuple[str | None, int]:
     """The name of the layer that computes the logits, and the number of logits.
 
     The name is None if no linear layer or convolution computes them: prototypes with cosine similarity, ``F.linear`` with a parameter.
@@ -125,7 +137,7 @@ def logits_layer(module: nn.Module, channels: int, image_size: int) -> tuple[str
         order, output = run_order(module, channels, image_size)
     except Exception as error:  # user code may raise anything
         raise ModelError(
-            f"the network does not run on a {image_size}x{image_size} image with {channels} channels: {first_line(error)}",
+            f"the network does not run on a {describe_size(image_size)} image with {channels} channels: {first_line(error)}",
             "it must take a float tensor (N, channels, height, width)",
             "try a larger image size, or another network",
         ) from error

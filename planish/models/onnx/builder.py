@@ -87,6 +87,10 @@ class Builder:
             return None
         return self.root.get_submodule(target)
 
+    def keep_apart(self, tensor: GraphTensor) -> None:
+        """Let nodes that come later not share the layer that computes a tensor, since it is changed."""
+        self._layers = {key: target for key, target in self._layers.items() if target != tensor.node.target}
+
     def constant(self, values: Array, *, learned: bool = False, name: str = "") -> GraphTensor:
         """Put a constant into the graph.
 

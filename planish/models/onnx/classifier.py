@@ -9,33 +9,35 @@ from torch import fx, nn
 
 from planish.artifact import Source
 from planish.errors import ModelError
-from planish.files.trust import file_sha256
+from planish.files.onnx_reading import onnx_sha256
 from planish.models.onnx.convert import convert_file
 from planish.models.onnx.unfolding import unfold_batch_norm
 
 _KEEP_NUMBERS = (torch.flatten, torch.unflatten, torch.squeeze, torch.unsqueeze, torch.reshape, torch.permute)
 
 
-def classifier_from_file(file: Path, output: str, source: Source, image_size: int) -> fx.GraphModule:
+def classifier_from_file(file: Path, output: str, source: Source, size: tuple[int, int]) -> fx.GraphModule:
     """Convert a classifier; a softmax or sigmoid at its end is left out, and batch norm that was folded away is put back.
 
     Args:
         file: the ONNX file.
         output: name of the output with one value per class.
         source: number of classes and channels, and the hash of the file, which is not checked if it is empty.
-        image_size: height and width in pixels, where the file leaves them free.
+        size: height and width in pixels, where the file leaves them free.
 
     Returns:
         A network that takes normalised images ``(N, C, H, W)`` and returns logits ``(N, classes)``.
 
     Raises:
-        ModelError: the file was changed, cannot be converted, or has other classes or channels.
+        ModelError: the file is missing, was changed, cannot be converted, or has other classes or channels.
     """
-    if source.sha256 and file_sha256(file) != source.sha256:
+    if not file.is_file():
+        raise ModelError(f"{file} is not there", "a network is rebuilt from the ONNX file that it was made from", "bring it back")
+    if source.sha256 and onnx_sha256(file) != source.sha256:
         raise ModelError(
             f"{file} has changed since this model was made from it", "a network is rebuilt from the same file", "bring it back"
         )
-    converted = convert_file(file, size=(image_size, image_size), outputs=(output,))
+    converted = convert_file(file, size=size, outputs=(output,))
     module = _with_logits(converted.module)
     example = torch.zeros(2, converted.channels, converted.height, converted.width)
     unfold_batch_norm(module, example)

@@ -15,12 +15,15 @@ from torch import fx
 
 from planish.errors import ModelError, first_line
 from planish.files.onnx_nodes import bodies, inline_functions
-from planish.files.reading import require_regular
+from planish.files.onnx_reading import read_onnx
 from planish.models.onnx.builder import Builder
+from planish.models.onnx.dequantization import dequantize
 from planish.models.onnx.folding import fold, narrowed
 from planish.models.onnx.operators import FAMILIES
+from planish.models.onnx.padding import with_own_padding
 from planish.models.onnx.patterns import with_fused_activations
 from planish.models.onnx.registry import NodeCall, converter_of
+from planish.models.onnx.unfusing import unfuse
 from planish.models.onnx.values import GraphTensor, UnsupportedError, Value, has_symbols
 
 assert FAMILIES  # importing them registers their operators
@@ -67,12 +70,7 @@ def convert_file(file: Path, *, size: tuple[int, int] | None = None, outputs: Se
     Raises:
         ModelError: the file cannot be read or converted.
     """
-    try:
-        require_regular(file)
-        model = onnx.load(str(file))
-    except Exception as error:  # protobuf's own exceptions, and those of reading weights from other files
-        raise ModelError(f"{file} cannot be read: {first_line(error)}", "it is an ONNX file, its weights in it or beside it") from error
-    return convert(model, name=file.name, size=size, outputs=outputs)
+    return convert(read_onnx(file), name=file.name, size=size, outputs=outputs)
 
 
 def convert(
@@ -81,7 +79,7 @@ def convert(
     """Convert a CNN to a graph module of torch layers.
 
     Weights in half or double precision become float32. Layers are named after their weights where those have the names of a PyTorch
-    network, else after their nodes.
+    network, else after their nodes. Quantized layers become float layers, see ``dequantization``.
 
     Args:
         model: ``onnx.ModelProto`` with the weights; not changed.
@@ -93,7 +91,7 @@ def convert(
     Raises:
         ModelError: the file does not take images, or an output depends on an operator that is not supported.
     """
-    model = inline_functions(model)
+    model = dequantize(unfuse(inline_functions(model)))
     conversion = _Conversion(model, name, size, images)
     conversion.run(model.graph, conversion.values)
     wanted = tuple(outputs) or tuple(value.name for value in model.graph.output)
@@ -109,7 +107,7 @@ def convert(
     if missing:
         raise _not_converted(name, missing, wanted)
     builder = conversion.builder
-    module = with_fused_activations(builder.finished(found)).eval()
+    module = with_fused_activations(with_own_padding(builder.finished(found))).eval()
     channels, height, width = (int(side) for side in builder.images.sizes[1:])
     return Converted(module, wanted, conversion.layout, channels, height, width)
 

@@ -278,7 +278,7 @@ def _channels_into(module: nn.Module, name: str, spec: InputSpec) -> int:
 
 def _next_linear(module: nn.Module, spec: InputSpec) -> str:
     """Name of the classifier, which takes the pooled vector and must be a linear layer."""
-    name = find_classifier(module, spec.channels, spec.height)[0]
+    name = find_classifier(module, spec.channels, (spec.height, spec.width))[0]
     if not isinstance(module.get_submodule(name), nn.Linear):
         raise TechniqueError(f"{name} behind the pooling is no linear layer", "a longer vector needs one that starts afresh")
     return name

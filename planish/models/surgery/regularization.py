@@ -85,7 +85,7 @@ class Dropout:
         """
         module, spec = copied(artifact), artifact.input_spec
         there = [m for m in module.modules() if isinstance(m, nn.Dropout | nn.AlphaDropout)]
-        name = "" if there else find_classifier(module, spec.channels, spec.height)[0]
+        name = "" if there else find_classifier(module, spec.channels, (spec.height, spec.width))[0]
         structure = {"p": self.p, "before": name}
         notes = f"before {name}" if name else f"{len(there)} dropouts are {self.p:g}"
         return changed(artifact, self, self.rebuild(module, structure), structure, notes)

@@ -64,7 +64,7 @@ class Whitening:
                 "use normalisation=dataset, or omit whitening",
             )
         module, spec = copied(artifact), artifact.input_spec
-        first = run_order(module, spec.channels, spec.height)[0][0][1]
+        first = run_order(module, spec.channels, (spec.height, spec.width))[0][0][1]
         if not isinstance(first, nn.Conv2d) or first.groups > 1 or first.in_channels != spec.channels:
             raise TechniqueError("the first layer is no convolution of the image", "whitening is done by a convolution", "leave it out")
         pixels = task.split("train").images(spec, artifact.preprocessing)

@@ -65,7 +65,7 @@ class Student:
                     task=artifact.lineage.source.task,
                     num_classes=len(artifact.class_names),
                     channels=spec.channels,
-                    image_size=min(spec.height, spec.width),
+                    image_size=(spec.height, spec.width),
                     training=TrainingBoxes(lambda _: (spec.height, spec.width), detections=artifact.lineage.source.detections),
                 )
         except ModelError as error:

@@ -38,12 +38,12 @@ class LayerFreezer:
         self._where: dict[nn.Parameter, int] = {}
         if freeze == "none" and layer_decay == 1:
             return
-        layers = [layer for _, layer in run_order(module, spec.channels, spec.height)[0]]
+        layers = [layer for _, layer in run_order(module, spec.channels, (spec.height, spec.width))[0]]
         last = max(i for i, layer in enumerate(layers) if _has_matrix(layer))
         body, own = _body(module), list[nn.Parameter]()
         early = layers[:last] if body is None else [layer for layer in layers if layer in body]
         if not decodes(module) and isinstance(layers[last], nn.Conv2d | nn.Linear) and _has_matrix(module):
-            classifier, _ = logits_layer(module, spec.channels, spec.height)
+            classifier, _ = logits_layer(module, spec.channels, (spec.height, spec.width))
             if classifier is None:  # forward multiplies by a parameter of the network itself
                 early, own = layers, list(module.parameters(recurse=False))
         self._parts[_PARTS] = [layer for layer in layers if layer not in set(early)]

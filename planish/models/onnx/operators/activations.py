@@ -104,22 +104,6 @@ def softmax(call: NodeCall) -> GraphTensor:
     return call.builder.call(torch.unflatten, flat, axis, plain.shape[axis:])
 
 
-def fused_activation(call: NodeCall, x: GraphTensor) -> GraphTensor:
-    """The activation that ONNX Runtime has fused into a layer."""
-    kind, numbers = call.attribute("activation", ""), call.attribute("activation_params", [])
-    if kind == "":
-        return x
-    if kind == "Clip":
-        return _clip(call, x, *numbers)
-    if kind == "HardSigmoid":
-        return _hard_sigmoid(call, x, *numbers)
-    if kind == "LeakyRelu":
-        return applied(call, nn.LeakyReLU(numbers[0]), x)
-    if kind not in ("Relu", "Sigmoid", "Tanh"):
-        raise UnsupportedError(f"{call.op_type} with {kind}")
-    return applied(call, _LAYERS[kind](call), x)
-
-
 def _limit(given: Any, default: float) -> float:
     return default if given is None else float(np.asarray(given).reshape(()))
 

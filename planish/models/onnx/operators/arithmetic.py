@@ -14,7 +14,7 @@ from torch import nn
 
 from planish.models.onnx.builder import in_order_of
 from planish.models.onnx.registry import NodeCall, operator
-from planish.models.onnx.values import Array, GraphTensor, UnsupportedError, Value
+from planish.models.onnx.values import GraphTensor, UnsupportedError, Value
 
 _BINARY: dict[str, Callable[..., Any]] = {
     "Add": add,
@@ -77,11 +77,11 @@ def aligned(call: NodeCall, values: Sequence[Value]) -> tuple[list[Any], tuple[i
 
 @operator(*_BINARY)
 def binary(call: NodeCall) -> GraphTensor:
-    """Two operands with broadcasting; a bias after a convolution or linear layer becomes that of the layer."""
+    """Two operands with broadcasting; a bias or a scale per channel after a convolution or linear layer becomes that of the layer."""
     if call.attribute("broadcast", 0):
         raise UnsupportedError(f"{call.op_type} with the broadcasting of opset 6")
-    if call.op_type == "Add" and (with_bias := _bias_added(call)) is not None:
-        return with_bias
+    if call.op_type in ("Add", "Sub", "Mul", "Div") and (folded := _folded(call)) is not None:
+        return folded
     operands, order = aligned(call, (call.given(0), call.given(1)))
     operands = _in_graph(call, operands)
     integers = all(t.examples[0].is_floating_point() is False for t in operands if isinstance(t, GraphTensor))
@@ -154,21 +154,37 @@ def _in_graph(call: NodeCall, operands: Sequence[Any]) -> list[Any]:
     ]
 
 
-def _bias_added(call: NodeCall) -> GraphTensor | None:
-    """The tensor whose layer, which had no bias, now adds the constant; None if this is not such a sum."""
-    pairs = ((0, 1), (1, 0))
-    place = next((i for i, j in pairs if isinstance(call.given(i), GraphTensor) and isinstance(call.given(j), np.ndarray)), None)
-    if place is None or call.consumers[place] != 1:
+def _folded(call: NodeCall) -> GraphTensor | None:
+    """The tensor whose convolution or linear layer now also adds, or scales its channels by, the constant; None if there is no such layer.
+
+    Exporters write biases and batch norm so.
+    """
+    place = next((i for i, j in ((0, 1), (1, 0)) if isinstance(call.given(i), GraphTensor) and isinstance(call.given(j), np.ndarray)), None)
+    if place is None or call.consumers[place] != 1 or (place == 1 and call.op_type in ("Sub", "Div")):
         return None
     tensor, constant = call.tensor(place), call.constant(1 - place)
     layer = call.builder.layer_of(tensor)
-    channel = 1 if isinstance(layer, nn.modules.conv._ConvNd) else tensor.ndim - 1
-    if not isinstance(layer, (nn.modules.conv._ConvNd, nn.Linear)) or layer.bias is not None or constant.ndim > tensor.ndim:
+    scales = call.op_type in ("Mul", "Div")
+    if not isinstance(layer, (nn.modules.conv._ConvNd, nn.Linear)) or constant.ndim > tensor.ndim or constant.dtype.kind != "f":
         return None
+    if scales and isinstance(layer, nn.modules.conv._ConvTransposeNd) and layer.groups > 1:
+        return None
+    channel = 1 if isinstance(layer, nn.modules.conv._ConvNd) else tensor.ndim - 1
     row = constant.reshape((1,) * (tensor.ndim - constant.ndim) + constant.shape).transpose(np.argsort(tensor.order))
     width = layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels
-    if any(size > 1 for axis, size in enumerate(row.shape) if axis != channel) or math.prod(row.shape) not in (1, width):
+    sizes = (width,) if scales else (1, width)
+    if any(size > 1 for axis, size in enumerate(row.shape) if axis != channel) or math.prod(row.shape) not in sizes:
         return None
-    values: Array = np.broadcast_to(row.reshape(-1).astype(np.float32), width).copy()
-    layer.bias = nn.Parameter(torch.from_numpy(values))
+    numbers = torch.from_numpy(np.broadcast_to(row.reshape(-1).astype(np.float32), width).copy())
+    call.builder.keep_apart(tensor)
+    with torch.no_grad():
+        if not scales:
+            shift = -numbers if call.op_type == "Sub" else numbers
+            layer.bias = nn.Parameter(shift if layer.bias is None else layer.bias + shift)
+            return tensor
+        factors = 1 / numbers if call.op_type == "Div" else numbers
+        of_outputs = 1 if isinstance(layer, nn.modules.conv._ConvTransposeNd) else 0
+        layer.weight.mul_(factors.reshape([-1 if axis == of_outputs else 1 for axis in range(layer.weight.ndim)]))
+        if layer.bias is not None:
+            layer.bias.mul_(factors)
     return tensor

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from operator import add
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional
 
-from planish.models.onnx.operators.activations import fused_activation
 from planish.models.onnx.registry import NodeCall, operator
 from planish.models.onnx.values import Array, GraphTensor, UnsupportedError
 
@@ -66,9 +64,9 @@ def with_weights(layer: Any, weight: Array, bias: Array | None) -> Any:
     return layer
 
 
-@operator("Conv", "FusedConv")
+@operator("Conv")
 def conv(call: NodeCall) -> GraphTensor:
-    """Convolution; ONNX Runtime's ``FusedConv`` also adds a tensor and applies an activation."""
+    """Convolution."""
     images, weight, bias = call.plain(), call.constant(1), call.optional(2)
     rank = _rank(call, images, weight)
     kernel = list(weight.shape[2:])
@@ -80,10 +78,8 @@ def conv(call: NodeCall) -> GraphTensor:
         weight.shape[1] * groups, len(weight), kernel, strides, padding, dilations, groups, bias is not None, device="meta"
     )
     key = (*call.names[1:3], str(layer))
-    made = call.builder.apply(with_weights(layer, weight, bias), layer_name(call), images, key=key)
-    if isinstance(call.given(3), GraphTensor):
-        made = call.builder.call(add, made, call.plain(3))
-    return fused_activation(call, made)
+    made: GraphTensor = call.builder.apply(with_weights(layer, weight, bias), layer_name(call), images, key=key)
+    return made
 
 
 @operator("ConvTranspose")

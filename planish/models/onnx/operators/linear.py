@@ -9,13 +9,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from planish.models.onnx.operators.activations import fused_activation
 from planish.models.onnx.operators.convolution import layer_name, with_weights
 from planish.models.onnx.registry import NodeCall, operator
 from planish.models.onnx.values import Array, GraphTensor, UnsupportedError
 
 
-@operator("Gemm", "FusedGemm")
+@operator("Gemm")
 def gemm(call: NodeCall) -> GraphTensor:
     """``alpha * A @ B + beta * C``."""
     alpha, beta = (float(call.attribute(name, 1.0)) for name in ("alpha", "beta"))
@@ -27,14 +26,14 @@ def gemm(call: NodeCall) -> GraphTensor:
     if isinstance(weight, np.ndarray) and constant_bias:
         matrix = alpha * (weight if call.attribute("transB", 0) else weight.T)
         row = None if bias is None else np.broadcast_to(beta * bias.reshape(-1), len(matrix))  # type: ignore[union-attr]
-        return fused_activation(call, _linear(call, features, matrix, row))
+        return _linear(call, features, matrix, row)
     factor = call.plain(1)
     if call.attribute("transB", 0):
         factor = call.builder.call(torch.t, factor)
     made = _scaled(call, call.builder.call(torch.matmul, features, factor), alpha)
     if bias is not None:
         made = call.builder.call(add, made, _scaled(call, call.plain(2), beta))
-    return fused_activation(call, made)
+    return made
 
 
 @operator("MatMul", "FusedMatMul")

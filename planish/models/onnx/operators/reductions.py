@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from operator import sub
 from typing import Any
 
+import sympy
 import torch
 from torch import nn
 
@@ -53,6 +55,20 @@ def argument(call: NodeCall) -> GraphTensor:
     axis = x.axis(call.attribute("axis", 0))
     made = call.builder.call(_ARGUMENTS[call.op_type], x, dim=axis, keepdim=keep)
     return in_order_of(made, x.order) if keep else reduced(made, x.order, [axis])
+
+
+@operator("CumSum")
+def cumulative_sum(call: NodeCall) -> GraphTensor:
+    """Sums of all values up to each place of an axis."""
+    x = call.tensor()
+    if isinstance(x.shape[int(call.constant(1).item())], sympy.Basic):
+        raise UnsupportedError("CumSum over the images of a batch")
+    axis, backwards = x.axis(int(call.constant(1).item())), bool(call.attribute("reverse", 0))
+    values = call.builder.call(torch.flip, x, [axis]) if backwards else x
+    made = call.builder.call(torch.cumsum, values, axis)
+    if call.attribute("exclusive", 0):
+        made = call.builder.call(sub, made, values)
+    return in_order_of(call.builder.call(torch.flip, made, [axis]) if backwards else made, x.order)
 
 
 def reduced(tensor: GraphTensor, order: Sequence[int], gone: Sequence[int]) -> GraphTensor:

@@ -99,6 +99,28 @@ def gather(call: NodeCall) -> GraphTensor:
     return call.builder.call(torch.unflatten, taken, onnx_axis, list(indices.shape))
 
 
+@operator("GatherND")
+def gather_nd(call: NodeCall) -> GraphTensor:
+    """Elements at constant places of several axes, the same ones of each image."""
+    x, places, first = call.tensor(), call.constant(1).astype(np.int64), int(call.attribute("batch_dims", 0))
+    if first == 1 and len(places) == call.batch and (places == places[:1]).all():
+        places = places[0]
+    elif first:
+        raise UnsupportedError("GatherND of other places of each image")
+    last = first + places.shape[-1]
+    sides = x.shape[first:last]
+    if any(isinstance(side, sympy.Basic) for side in sides):
+        raise UnsupportedError("GatherND of certain images of a batch")
+    flat = np.ravel_multi_index(tuple(np.moveaxis(np.where(places < 0, places + np.array(sides), places), -1, 0)), sides)
+    plain = call.builder.in_order(x)
+    if last - first > 1:
+        plain = call.builder.call(torch.flatten, plain, first, last - 1)
+    if flat.ndim == 0:
+        return call.builder.call(torch.select, plain, first, int(flat))
+    taken = call.builder.call(torch.index_select, plain, first, flat.reshape(-1))
+    return taken if flat.ndim == 1 else call.builder.call(torch.unflatten, taken, first, list(flat.shape))
+
+
 @operator("Pad")
 def pad(call: NodeCall) -> GraphTensor:
     """Padding, or cropping where it is negative."""
