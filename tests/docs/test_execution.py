@@ -19,9 +19,12 @@ from workspace import write_workspace
 QUICK = ("alert-rules", "data", "doctor", "explain", "recipes", "sign", "tile", "verify")
 # Not executed: installations, other services, extras that are not installed, and what needs a long run (tests of these have their own).
 ELSEWHERE = (
-    "git", "pip", "make", "planish demo", "planish install-completion", "planish monitor http:", "planish export model photos/ --to litert",
+    "git", "pip", "make", "cp", "scp", "export", "python3 -m venv", "litert/bin/pip", "planish demo", "planish install-completion", "planish monitor http:", "planish export model photos/ --to litert",
     "planish serve photos=runs/photos photos@2", "planish retrain", "planish report",
     "planish train discs.csv", "planish optimize discs.csv", "planish doctor --device", "planish bench runs/photos/bundle runs/smaller",
+    "planish bench original", "planish verify bundle", "planish serve bundle",  # on a Raspberry Pi
+    "planish export model photos/ --to tensorrt", "planish verify engine", "planish bench model-onnx engine",
+    "planish compress model photos/ --plan plan.yaml --out phone",
 )  # fmt: skip
 # Options that take long, with what they become; None for options that are left out.
 SHORTER = {
@@ -103,7 +106,7 @@ def test_every_command_and_script_succeeds(name: str, workspace: Path) -> None:
             if block.language == "yaml":
                 (workspace / "plan.yaml").write_text(block.text)
             elif block.language == "python":
-                run_script(block, workspace)
+                run_script(block, workspace, serve.address)
             else:
                 for words in command_lines(block.text):
                     run_command(words, workspace, serve)
@@ -150,10 +153,9 @@ def services(folder: Path) -> Iterator[Services]:
         started.stop()
 
 
-def run_script(block: Block, folder: Path) -> None:
-    (folder / "script.py").write_text(
-        block.text.replace('"10m"', '"20s"').replace("epochs=20", "epochs=1").replace('"epochs": 10', '"epochs": 1')
-    )
+def run_script(block: Block, folder: Path, address: str) -> None:
+    text = block.text.replace('"10m"', '"20s"').replace("epochs=20", "epochs=1").replace('"epochs": 10', '"epochs": 1')
+    (folder / "script.py").write_text(text.replace("localhost:8000", address.removeprefix("http://")))
     if "Conformance" not in block.text:  # a test class, which tests/examples and tests/export execute
         shutil.rmtree(folder / "model", ignore_errors='"model"' in block.text)
         execute([sys.executable, "script.py"], folder)
