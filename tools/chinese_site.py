@@ -36,7 +36,7 @@ _CHANGES = {
     '{"Deployment" =': '{"部署" =',
     '{"Extending" =': '{"扩展" =',
     '{"Concepts" =': '{"原理" =',
-    '{"Reference" =': '{"参考（英文）" =',
+    '{"Reference" =': '{"参考（多为英文）" =',
     '{"Decisions" =': '{"设计决策" =',
     '{"Benchmarks" =': '{"基准测试（英文）" =',
 }  # fmt: skip

@@ -19,11 +19,13 @@ from workspace import write_workspace
 QUICK = ("alert-rules", "data", "doctor", "explain", "recipes", "sign", "tile", "verify")
 # Not executed: installations, other services, extras that are not installed, and what needs a long run (tests of these have their own).
 ELSEWHERE = (
-    "git", "pip", "make", "cp", "scp", "export", "python3 -m venv", "litert/bin/pip", "planish demo", "planish install-completion", "planish monitor http:", "planish export model photos/ --to litert",
+    "git", "pip", "make", "planish demo", "planish install-completion", "planish monitor http:", "planish export model photos/ --to litert",
     "planish serve photos=runs/photos photos@2", "planish retrain", "planish report",
     "planish train discs.csv", "planish optimize discs.csv", "planish doctor --device", "planish bench runs/photos/bundle runs/smaller",
-    "planish bench original", "planish verify bundle", "planish serve bundle",  # on a Raspberry Pi
-    "planish export model photos/ --to tensorrt", "planish verify engine", "planish bench model-onnx engine",
+)  # fmt: skip
+ON_OTHER_MACHINES = (  # a Raspberry Pi, a Jetson, a phone, a server without internet
+    "cp", "scp", "export", "python3 -m venv", "litert/bin/pip", "planish doctor --device", "planish bench original", "planish verify bundle",
+    "planish serve bundle", "planish export model photos/ --to tensorrt", "planish verify engine", "planish bench model-onnx engine",
     "planish compress model photos/ --plan plan.yaml --out phone",
 )  # fmt: skip
 # Options that take long, with what they become; None for options that are left out.
@@ -47,7 +49,7 @@ def workspace(prepared: Path, tmp_path: Path) -> Path:
 
 
 def executed(words: list[str]) -> bool:
-    return not " ".join(words).startswith(ELSEWHERE)
+    return not " ".join(words).startswith((*ELSEWHERE, *ON_OTHER_MACHINES))
 
 
 def execute(words: list[str], folder: Path, codes: tuple[int, ...] = (0,)) -> None:
@@ -157,7 +159,8 @@ def run_script(block: Block, folder: Path, address: str) -> None:
     text = block.text.replace('"10m"', '"20s"').replace("epochs=20", "epochs=1").replace('"epochs": 10', '"epochs": 1')
     (folder / "script.py").write_text(text.replace("localhost:8000", address.removeprefix("http://")))
     if "Conformance" not in block.text:  # a test class, which tests/examples and tests/export execute
-        shutil.rmtree(folder / "model", ignore_errors='"model"' in block.text)
+        if '"model"' in block.text:
+            shutil.rmtree(folder / "model", ignore_errors=True)
         execute([sys.executable, "script.py"], folder)
 
 
