@@ -56,8 +56,7 @@ def optimize(
     Args:
         data: Dataset: a folder with one folder per class; a folder with COCO, Pascal VOC or YOLO annotations or with mask images; a COCO or
             YOLO file; a CSV or JSON Lines manifest; or a built-in one: fashion-mini, fashion-scenes, cifar10, fashion-mnist, mnist.
-        model: Network: resnet20, torchvision:NAME, timm:NAME, or FILE.py:factory; or a classifier's FILE.onnx. Of a file that cannot be
-            converted to PyTorch layers, only what needs no training is tried.
+        model: Network: resnet20, torchvision:NAME, timm:NAME, or FILE.py:factory. For a FILE.onnx, only what needs no training is tried.
         weights: Initial weights: imagenet, or a .safetensors or .pth file. A model already trained on these classes is not trained again.
         max_drop: Maximum drop of the metric, 1 point by default; in the metric's own unit if that is not percent.
         max_latency: Maximum latency of one batch: 5ms, 800us.
