@@ -37,10 +37,12 @@ check: $(INSTALLED)
 schemas: $(INSTALLED)
 	.venv/bin/python tools/schemas.py
 
-# The site in build/site, for a browser, with or without a web server; warnings and broken links are errors
+# The site in build/site, and the Chinese one in build/site/zh, for a browser, with or without a web server; warnings and broken links are errors
 docs: $(INSTALLED)
 	.venv/bin/python tools/reference.py
 	.venv/bin/zensical build --strict --clean
+	.venv/bin/python tools/chinese_site.py
+	.venv/bin/zensical build --strict --config-file zensical.zh.toml
 
 bench: $(INSTALLED)
 	.venv/bin/python benchmarks/run.py

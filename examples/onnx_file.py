@@ -1,4 +1,4 @@
-"""Optimize an ONNX file from anywhere: INT8, runtime and input size are tried; nothing is trained."""
+"""Optimize an ONNX file from anywhere: it is converted to PyTorch layers, then pruned, distilled and quantized."""
 
 from pathlib import Path
 

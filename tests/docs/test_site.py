@@ -13,11 +13,12 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import pytest
-from blocks import DOCS, PAGES, PROJECT
+from blocks import CHINESE, DOCS, PAGES, PROJECT
 from chromium import CHROMIUM, Page, browse
 
 sys.path.insert(0, str(PROJECT / "tools"))
 
+import chinese_site
 import error_catalogue
 import reference
 
@@ -46,15 +47,18 @@ class Links(HTMLParser):
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The site, built from a copy of the sources, since the generated pages are written beside the others."""
+    """The site in both languages, built from a copy of the sources, since the generated pages are written beside the others."""
     folder = tmp_path_factory.mktemp("project")
     shutil.copytree(DOCS, folder / "docs")
     for name in ("zensical.toml", "README.md"):
         shutil.copy(PROJECT / name, folder)
     (folder / "planish").symlink_to(PROJECT / "planish")
     reference.main(folder / "docs" / "reference")
-    done = subprocess.run([sys.executable, "-m", "zensical", "build", "--strict"], cwd=folder, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
+    chinese_site.main(folder)
+    for configuration in ("zensical.toml", "zensical.zh.toml"):
+        command = [sys.executable, "-m", "zensical", "build", "--strict", "--config-file", configuration]
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
     return folder / "build" / "site"
 
 
@@ -107,6 +111,27 @@ def test_every_page_is_in_the_navigation() -> None:
     assert nav == {str(page.relative_to(DOCS)) for page in PAGES} | generated | {"decisions/README.md"}
 
 
+def test_a_page_links_to_itself_in_the_other_language(site: Path, pages: dict[Path, Links]) -> None:
+    for page, links in pages.items():
+        inside = page.relative_to(site)
+        if page.name == "404.html":
+            continue
+        chinese = inside.parts[0] == "zh"
+        other = site / inside.relative_to("zh") if chinese else site / "zh" / inside
+        found = {(page.parent / url).resolve() for tag, key, url in links.found if (tag, key) == ("a", "href")}
+        assert other.resolve() in found, inside
+        assert f'<html lang="{"zh" if chinese else "en"}"' in page.read_text(encoding="utf-8")
+
+
+def test_the_chinese_site_has_the_translations(site: Path) -> None:
+    translations = sorted(CHINESE.rglob("*.md"))
+    assert translations
+    for page in translations:
+        title = next(line for line in page.read_text(encoding="utf-8").splitlines() if line.startswith("# "))
+        built = (site / "zh" / page.relative_to(CHINESE)).with_suffix(".html").read_text(encoding="utf-8")
+        assert re.search(rf"<h1[^>]*>{re.escape(title[2:])}<", built), page.name
+
+
 def test_pictures_are_small_and_described(site: Path, pages: dict[Path, Links]) -> None:
     pictures = [file for file in site.joinpath("images").iterdir() if file.suffix in (".png", ".svg", ".webp", ".jpg")]
     assert pictures
@@ -142,14 +167,18 @@ def test_in_a_browser(site: Path, pages: dict[Path, Links], tmp_path: Path) -> N
         for width, mobile in ((390, True), (1280, False)):
             await page.call("Emulation.setDeviceMetricsOverride", width=width, height=844, deviceScaleFactor=1, mobile=mobile)
             for file in pages:
-                if "decisions" not in file.parts and file.name != "404.html":
+                inside = file.relative_to(site)
+                translated = inside.parts[0] != "zh" or (CHINESE / inside.relative_to("zh")).with_suffix(".md").exists()
+                if translated and "decisions" not in file.parts and file.name != "404.html":
                     await visit(file)
                     assert await page.evaluate("document.documentElement.scrollWidth") <= width, file.name
         for scheme, name in (("dark", "slate"), ("light", "default")):
             await page.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
             await visit(site / "index.html")
             await page.until(f"document.body.getAttribute('data-md-color-scheme') === {name!r}")
-        await search(page, "noise floor")
+        await search(page, "noise floor", "report.html")
+        await visit(site / "zh" / "index.html")
+        await search(page, "噪声基底", "latency.html")
         requests = [event["request"]["url"] for event in page.happened("Network.requestWillBeSent")]
         assert len(requests) > 100
         assert [url for url in requests if not url.startswith(("file:", "data:", "blob:"))] == []
@@ -158,10 +187,10 @@ def test_in_a_browser(site: Path, pages: dict[Path, Links], tmp_path: Path) -> N
     browse(tmp_path / "profile", steps)
 
 
-async def search(page: Page, words: str) -> None:
+async def search(page: Page, words: str, result: str) -> None:
     """Type words into the search, whose dialog is a shadow tree, and wait for a page that has them."""
     await page.evaluate("document.querySelector('.md-search__button, [for=__search]').click()")
     shadow = "document.activeElement.shadowRoot"
     await page.until(f"{shadow}?.activeElement?.tagName === 'INPUT'")
     await page.call("Input.insertText", text=words)
-    await page.until(f"[...{shadow}.querySelectorAll('a')].some((link) => link.href.includes('report.html'))")
+    await page.until(f"[...{shadow}.querySelectorAll('a')].some((link) => link.href.includes({result!r}))")
