@@ -22,6 +22,7 @@ from planish.commands.experiments.backbones import backbones
 from planish.commands.experiments.compare import compare
 from planish.commands.experiments.ensembles import ensembles
 from planish.commands.experiments.experiment import experiment
+from planish.commands.experiments.search import search
 from planish.commands.explain import explain
 from planish.commands.export import export
 from planish.commands.optimize import optimize
@@ -32,5 +33,5 @@ from planish.commands.train import Trained, train
 __all__ = [
     "Compressed", "Trained", "alert_rules", "backbones", "bench", "compare", "compress", "crossval", "data", "demo", "doctor", "ensembles",
     "evaluate", "experiment", "explain", "export", "few_shot", "label_candidates", "label_issues", "learning_curve", "monitor", "optimize",
-    "recipes", "report", "retrain", "serve", "sign", "tile", "train", "verify",
+    "recipes", "report", "retrain", "search", "serve", "sign", "tile", "train", "verify",
 ]  # fmt: skip
