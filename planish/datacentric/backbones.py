@@ -26,7 +26,7 @@ from planish.models.weights.pretrained import licence_of, weights_of_each
 from planish.models.zoo import factory_file, full_name
 from planish.progress import note
 from planish.runs.networks.halving import accuracy_of, no_difference, successive_halving, train_for
-from planish.runs.networks.network_files import FILE_PRECISIONS, NetworkFiles, beyond, limits_in_words
+from planish.runs.networks.network_files import FILE_PRECISIONS, NetworkFiles, limits_in_words
 from planish.runs.precision import decided_precision, precision_name
 from planish.runs.record import OpenRun, RunRecord, run_folder
 from planish.settings import DeploymentTarget, GoalSettings, ModelSettings, OriginalSettings, RunSettings
@@ -275,7 +275,7 @@ class _Study:
                     image_size=spec.height,
                     parameters=sum(p.numel() for p in module.parameters()),
                     macs=macs(module, spec),
-                    size=dict(sizes),
+                    size=sizes,
                 )
                 return TypeAdapter(BackboneResult).dump_python(found, mode="json")
 
@@ -307,8 +307,8 @@ class _Study:
         names = self._kept()
         report = self._files.time("candidates", [(name, precision) for name in names for precision in FILE_PRECISIONS], runtime)
         for name in names:
-            latency = {p: report.measurements[f"{name} {p}"]["latency_ms"] for p in FILE_PRECISIONS}
-            self.found[name] = replace(self.found[name], latency=dict(latency))
+            latency: dict[str, Measurement] = {p: report.measurements[f"{name} {p}"]["latency_ms"] for p in FILE_PRECISIONS}
+            self.found[name] = replace(self.found[name], latency=latency)
         self._watch(self.ranked())
         return report.noise_floor
 
@@ -316,7 +316,13 @@ class _Study:
         """Leave out networks of which neither file is within the limits."""
         for name in self._kept():
             one = self.found[name]
-            if beyond(one.latency, one.size, max_latency_ms, max_size_bytes):
+            within = [
+                p
+                for p, latency in one.latency.items()
+                if (max_latency_ms is None or (latency.high or latency.value) <= max_latency_ms)
+                and (max_size_bytes is None or one.size[p].value <= max_size_bytes)
+            ]
+            if not within:
                 self.found[name] = replace(one, left_out=f"not within {limits_in_words(max_latency_ms, max_size_bytes)}, in fp32 or INT8")
         if not self._kept():
             note("no network is within the limits: choose smaller ones, or compress one with planish optimize")

@@ -22,10 +22,12 @@ _PRECISIONS = {"fp32": "fp32", "int8": "INT8"}
 def search_table(candidates: Sequence[SearchCandidate]) -> Table:
     """Build a table with one row per candidate, the best one first."""
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    for heading in ("network", "pixels", "by", "predicted ms", "ms", "size", "MACs", "accuracy", "95% interval", "left out"):
-        table.add_column(heading, justify="left" if heading in ("network", "by", "left out") else "right", overflow="fold")
+    for heading in ("network", "pixels", "chosen by", "predicted ms", "ms", "size", "accuracy"):
+        left = heading in ("network", "chosen by")
+        table.add_column(heading, justify="left" if left else "right", overflow="fold", min_width=30 if heading == "network" else None)
     for one in candidates:
-        table.add_row(*row(one))
+        cells = row(one)
+        table.add_row(*cells[:6], cells[9] or cells[7])
     return table
 
 

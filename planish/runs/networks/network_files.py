@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -48,9 +48,7 @@ class NetworkFiles:
         """Return the folder of a network's files."""
         return self._folder / _file_name(name)
 
-    def export(
-        self, name: str, artifact: Artifact, precisions: Sequence[FilePrecision] = FILE_PRECISIONS
-    ) -> dict[FilePrecision, Measurement]:
+    def export(self, name: str, artifact: Artifact, precisions: Sequence[FilePrecision] = FILE_PRECISIONS) -> dict[str, Measurement]:
         """Export a network.
 
         Args:
@@ -59,12 +57,12 @@ class NetworkFiles:
             precisions: precisions of the files.
 
         Returns:
-            The size of each file.
+            The size of each file, by precision.
 
         Raises:
             PlanishError: it cannot be exported.
         """
-        task, sizes = self._task_of(name), dict[FilePrecision, Measurement]()
+        task, sizes = self._task_of(name), dict[str, Measurement]()
         onnx = ToOnnx().apply(artifact, task)
         for precision in precisions:
             file = onnx
@@ -105,17 +103,6 @@ class NetworkFiles:
         task = self._task_of(next(iter(subjects)).rpartition(" ")[0])
         settings = LatencySettings(self._target.threads, self._target.batch, _SECONDS, LEAST_LAUNCHES)
         return latency_once(self._store, session, task, subjects, next(iter(subjects)), settings)
-
-
-def beyond(
-    latency: Mapping[str, Measurement], size: Mapping[str, Measurement], max_latency_ms: float | None, max_size_bytes: int | None
-) -> bool:
-    """Whether none of a network's timed files is within the limits; the upper end of the latency's interval counts."""
-    return not any(
-        (max_latency_ms is None or (one.high or one.value) <= max_latency_ms)
-        and (max_size_bytes is None or size[precision].value <= max_size_bytes)
-        for precision, one in latency.items()
-    )
 
 
 def limits_in_words(max_latency_ms: float | None, max_size_bytes: int | None) -> str:

@@ -35,7 +35,7 @@ _MARGIN = 1.03  # by which the predicted latency must be below the limit
 
 
 @dataclass(frozen=True)
-class Prediction:
+class PredictedNetwork:
     """What is known of a network of the space before it is built.
 
     Args:
@@ -78,7 +78,7 @@ def predict(
     runtime: str,
     target: DeploymentTarget,
     seconds: float,
-) -> tuple[list[Prediction], int]:
+) -> tuple[list[PredictedNetwork], int]:
     """Predict latency and size of each network from the sum of its layers.
 
     Args:
@@ -115,10 +115,10 @@ def predict(
 
     milliseconds, sizes, measured = store.once("predictions", "predicting latency", work)
     found = zip(networks, layers, milliseconds, sizes, strict=True)
-    return [Prediction(network, one.macs, one.parameters, ms, size) for network, one, ms, size in found], measured
+    return [PredictedNetwork(network, one.macs, one.parameters, ms, size) for network, one, ms, size in found], measured
 
 
-def within_limits(predictions: Sequence[Prediction], max_latency_ms: float, max_size_bytes: int | None) -> list[Prediction]:
+def within_limits(predictions: Sequence[PredictedNetwork], max_latency_ms: float, max_size_bytes: int | None) -> list[PredictedNetwork]:
     """Return the networks that are predicted to be within the limits.
 
     Raises:
@@ -139,7 +139,7 @@ def within_limits(predictions: Sequence[Prediction], max_latency_ms: float, max_
     return found
 
 
-def proxies_of(within: Sequence[Prediction], job: Job, store: Store, seed: int, seconds: float) -> dict[str, dict[Proxy, float]]:
+def proxies_of(within: Sequence[PredictedNetwork], job: Job, store: Store, seed: int, seconds: float) -> dict[str, dict[Proxy, float]]:
     """Score networks by all proxies: those with the most MACs, those with the most parameters, and random ones.
 
     Args:
@@ -182,7 +182,7 @@ def proxies_of(within: Sequence[Prediction], job: Job, store: Store, seed: int, 
 
 
 def choose(
-    within: Sequence[Prediction], scores: Mapping[str, Mapping[Proxy, float]], taken: Mapping[str, str], count: int, seed: int
+    within: Sequence[PredictedNetwork], scores: Mapping[str, Mapping[Proxy, float]], taken: Mapping[str, str], count: int, seed: int
 ) -> dict[str, str]:
     """Choose networks in turn by each proxy and at random, of different families while there are any.
 

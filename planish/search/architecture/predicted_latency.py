@@ -1,4 +1,4 @@
-"""Prediction of a network's latency before it is built: the sum of its layers, whose latencies are measured on a coarse grid of widths."""
+"""A network's latency, predicted before it is built: the sum of its layers, which are timed on a coarse grid of widths."""
 
 from __future__ import annotations
 
