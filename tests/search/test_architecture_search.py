@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,12 +24,14 @@ from planish.evaluation.size import macs
 from planish.measurement import Measurement
 from planish.models.space.network import SearchedNetwork
 from planish.report.pages.architecture_search import outcome
-from planish.search.architecture import candidates, trials
+from planish.runs.networks.network_files import NetworkFiles
+from planish.search.architecture import architecture_search, candidates, trials
 from planish.search.architecture.candidates import PredictedNetwork, choose
 from planish.search.architecture.predicted_latency import LayerTable, fitted, layers_of
 from planish.search.architecture.proxies import naswot, synflow
 from planish.search.architecture.result import ArchitectureSearch, SearchCandidate, prediction_error, rank_correlation, rankings
 from planish.search.architecture.sampling import WIDTHS, halvings, resolutions, sampled
+from planish.search.architecture.trials import Extent
 from planish.testing import write_shapes
 
 
@@ -104,20 +107,21 @@ def test_naswot_counts_activations_that_agree() -> None:
 
 def test_each_proxy_chooses_in_turn_from_different_families() -> None:
     networks = sampled(28, (28, 20), 60, seed=0)
-    within = [PredictedNetwork(one, 100 + n, 1000 - n, 1.0, 1.0) for n, one in enumerate(networks)]
+    within = {one.key: PredictedNetwork(one, 100 + n, 1000 - n, 1.0, 1.0) for n, one in enumerate(networks)}
     scores = {
-        one.network.key: {"macs": float(one.macs), "parameters": float(one.parameters), "synflow": float(n % 7)}
-        for n, one in enumerate(within)
+        key: {"macs": float(one.macs), "parameters": float(one.parameters), "synflow": float(n % 7)}
+        for n, (key, one) in enumerate(within.items())
     }
-    found = choose(within, scores, {}, 6, seed=0)
-    assert len(found) == 6
-    assert found[networks[-1].key] == "macs"
-    assert found[networks[0].key] == "parameters"
-    assert set(found.values()) == {"macs", "parameters", "synflow", "random"}
-    assert len({one.family for one in networks if one.key in found}) == 6
-    more = choose(within, scores, found, 54, seed=1)
-    assert len(found | more) == 60, "where families run out, networks that differ in width only"
-    assert choose(within, scores, found | more, 1, seed=2) == {}
+    found = choose(within, scores, (), 3, seed=0)
+    assert list(found.values()) == ["macs", "parameters", "synflow"]
+    assert list(found)[:2] == [networks[-1].key, networks[0].key]
+    more = choose(within, scores, found, 3, seed=1)
+    assert list(more.values()) == ["random", "macs", "parameters"], "the turns go on, and no proxy naswot was computed"
+    assert len({one.family for one in networks if one.key in found | more}) == 6
+    rest = choose(within, scores, found | more, 60, seed=2)
+    assert len(found | more | rest) == 60, "where families run out, networks that differ in width only"
+    few = dict(list(within.items())[:5])
+    assert choose(few, scores, (), 9, seed=0).keys() == few.keys()
 
 
 def _trained(name: str, accuracy: float, **more: object) -> SearchCandidate:
@@ -147,27 +151,39 @@ def by_macs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Latencies by multiplications, and a tiny search: 1 GMAC takes a second."""
     time_by_macs(monkeypatch)
     monkeypatch.setattr(candidates, "layer_latencies", lambda variants, **_: [multiplications(v) / 1e6 for v in variants])
-    monkeypatch.setattr(candidates, "_RANKED", 4)
+    monkeypatch.setattr(candidates, "_RANKED", 2)
     monkeypatch.setattr(candidates, "_DRAWN", 4)
     monkeypatch.setattr(trials, "_LEAST_SECONDS", 0.5)
+    monkeypatch.setattr(architecture_search, "_QUICK", Extent(300, 2, 4, 1, 1))
 
 
-def test_it_searches_within_the_limit_and_resumes(by_macs: None, tmp_path: Path) -> None:
-    data, out, seen = write_shapes(tmp_path / "shapes", per_class=30, size=16), tmp_path / "out", list[int]()
-    options = {"max_latency": "0.5ms", "max_size": "300kB", "budget": "20s", "runtime": "onnxruntime", "out": out}
-    found = commands.search(data, watch=lambda many: seen.append(len(many)), **options)
-    assert seen == sorted(seen)
-    assert found.within < found.sampled == 1000
+def test_it_searches_within_the_limits_and_resumes(by_macs: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data, out, exported = write_shapes(tmp_path / "shapes", per_class=30, size=16), tmp_path / "out", list[str]()
+    options = {"max_latency": "0.5ms", "max_size": "300kB", "budget": "45s", "runtime": "onnxruntime", "out": out}
+    plainly = NetworkFiles.export
+    monkeypatch.setattr(NetworkFiles, "export", lambda self, name, *more: exported.append(name) or plainly(self, name, *more))
+
+    def stop(many: Sequence[SearchCandidate]) -> None:
+        if sum(len(one.accuracies) for one in many) == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        commands.search(data, watch=stop, **options)
+    before = list(exported)
+    found = commands.search(data, resume=True, **options)
+    assert exported == before, "nothing is exported again"
+
+    assert 0 < found.within < found.sampled == 300
     assert found.prediction_error.value < 2, "the clock goes by multiplications"
     searched = [one for one in found.candidates if one.searched]
-    assert len(searched) >= 4
+    assert len([one for one in searched if not one.left_out]) == 4
     for one in searched:
         assert {"macs", "parameters"} <= one.proxies.keys()
-        if not one.left_out:
-            assert one.latency.value <= 0.5
-            assert one.size.value <= 300e3
+        assert one.left_out or (one.latency.value <= 0.5 and one.size.value <= 300e3)
+    assert {one.chosen_by for one in searched} >= {"macs", "parameters", "synflow", "naswot"}
     assert [one for one in found.candidates if not one.searched], "known networks are timed beside them"
     best = found.candidates[0]
+    assert best.accuracy == max(one.accuracy for one in found.candidates if len(one.accuracies) == len(best.accuracies))
     assert (found.model, found.image_size) == (best.name, best.image_size)
     assert found.files.keys() == {"fp32", "int8"}
     assert found.beside.keys() <= {one.key for one in found.candidates if not one.searched}
@@ -186,7 +202,7 @@ def test_it_searches_within_the_limit_and_resumes(by_macs: None, tmp_path: Path)
 
 def test_limits_that_nothing_meets_are_named(by_macs: None, tmp_path: Path) -> None:
     data = write_shapes(tmp_path / "shapes", per_class=30, size=16)
-    with pytest.raises(GoalError, match=r"none of 1,000 networks is within 0.0001 ms\. the fastest is predicted to take"):
+    with pytest.raises(GoalError, match=r"none of 300 networks is within 0.0001 ms\. the fastest is predicted to take"):
         commands.search(data, max_latency="0.1us", budget="60s", runtime="onnxruntime", out=tmp_path / "out")
     refused = invoke(["search", str(data), "--out", str(tmp_path / "other")])
     assert refused.exit_code == 2

@@ -15,7 +15,7 @@ from planish.progress import note
 from planish.runs.networks.network_files import limits_in_words
 from planish.runs.precision import precision_name
 from planish.runs.record import run_folder
-from planish.search.architecture.candidates import predict, proxies_of, within_limits
+from planish.search.architecture.candidates import predict, proxies_of, require_within
 from planish.search.architecture.result import ArchitectureSearch, SearchCandidate, prediction_error, rankings
 from planish.search.architecture.sampling import resolutions, sampled
 from planish.search.architecture.trials import ANY_NETWORK, Extent, SearchTrials
@@ -86,10 +86,11 @@ def search(
         predictions, layers_timed = predict(
             networks, references, job, store, trials.precision, trials.runtime, target, _TABLE_SHARE * seconds
         )
-        within = within_limits(predictions, max_latency_ms, max_size_bytes)
-        note(f"{len(within):,} of {len(networks):,} networks are predicted to be within {limits_in_words(max_latency_ms, max_size_bytes)}")
-        scores = proxies_of(within, job, store, run.seed, _PROXY_SHARE * seconds)
-        trials.time_candidates(within, scores, (max_latency_ms, max_size_bytes), extent)
+        within = require_within(predictions, max_latency_ms, max_size_bytes)
+        note(f"{within:,} of {len(networks):,} networks are predicted to be within {limits_in_words(max_latency_ms, max_size_bytes)}")
+        limits = max_latency_ms, max_size_bytes
+        scores = proxies_of(predictions, limits, job, store, run.seed, _PROXY_SHARE * seconds)
+        trials.time_candidates(predictions, scores, limits, extent)
         trials.halve(seconds)
         chosen = trials.ranked()[0]
         epochs = trials.train_chosen(chosen, seconds)
@@ -107,7 +108,7 @@ def search(
             max_latency_ms=max_latency_ms,
             max_size_bytes=max_size_bytes,
             sampled=len(networks),
-            within=len(within),
+            within=within,
             layers_timed=layers_timed,
             prediction_error=prediction_error(trials.ranked(), {one.network.key for one in references}),
             candidates=trials.ranked(),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from operator import attrgetter
@@ -28,8 +28,9 @@ from planish.settings import DeploymentTarget
 from planish.training.prepare import Job
 
 RANDOM = "random"
-_RANKED = 40  # networks with the most MACs, and with the most parameters, whose other proxies are computed, besides random ones
-_DRAWN = 80
+_CORRECTIONS = (1.0, 0.9, 0.8, 1.1, 1.25)  # factors by which measured latencies may differ from predicted ones
+_RANKED = 12  # networks with the most MACs, and with the most parameters, that are scored for each of these factors
+_DRAWN = 60  # random networks that are scored
 _PROXY_IMAGES = 32
 _MARGIN = 1.03  # by which the predicted latency must be below the limit
 
@@ -118,17 +119,32 @@ def predict(
     return [PredictedNetwork(network, one.macs, one.parameters, ms, size) for network, one, ms, size in found], measured
 
 
-def within_limits(predictions: Sequence[PredictedNetwork], max_latency_ms: float, max_size_bytes: int | None) -> list[PredictedNetwork]:
+def within_limits(
+    predictions: Sequence[PredictedNetwork], max_latency_ms: float, max_size_bytes: int | None, correction: float = 1.0
+) -> list[PredictedNetwork]:
     """Return the networks that are predicted to be within the limits.
+
+    Args:
+        predictions: all networks.
+        max_latency_ms: maximum latency of one batch.
+        max_size_bytes: maximum size of the file; None for none.
+        correction: factor of the predicted latencies.
+    """
+    return [
+        one
+        for one in predictions
+        if _MARGIN * correction * one.milliseconds <= max_latency_ms
+        and (max_size_bytes is None or _MARGIN * one.size_bytes <= max_size_bytes)
+    ]
+
+
+def require_within(predictions: Sequence[PredictedNetwork], max_latency_ms: float, max_size_bytes: int | None) -> int:
+    """Return the number of networks that are predicted to be within the limits.
 
     Raises:
         GoalError: there is none.
     """
-    found = [
-        one
-        for one in predictions
-        if _MARGIN * one.milliseconds <= max_latency_ms and (max_size_bytes is None or _MARGIN * one.size_bytes <= max_size_bytes)
-    ]
+    found = len(within_limits(predictions, max_latency_ms, max_size_bytes))
     if not found:
         fastest, smallest = (min(map(attrgetter(name), predictions)) for name in ("milliseconds", "size_bytes"))
         raise GoalError(
@@ -139,11 +155,16 @@ def within_limits(predictions: Sequence[PredictedNetwork], max_latency_ms: float
     return found
 
 
-def proxies_of(within: Sequence[PredictedNetwork], job: Job, store: Store, seed: int, seconds: float) -> dict[str, dict[Proxy, float]]:
+def proxies_of(
+    predictions: Sequence[PredictedNetwork], limits: tuple[float, int | None], job: Job, store: Store, seed: int, seconds: float
+) -> dict[str, dict[Proxy, float]]:
     """Score networks by all proxies: those with the most MACs, those with the most parameters, and random ones.
 
+    They are taken from networks that are predicted to be within the limits, or would be if all took somewhat more or less time.
+
     Args:
-        within: the networks to choose from.
+        predictions: all networks.
+        limits: on latency in ms and on size in bytes.
         job: images, number of classes and channels.
         store: store of the run.
         seed: seed of the choice and of the untrained weights.
@@ -152,15 +173,18 @@ def proxies_of(within: Sequence[PredictedNetwork], job: Job, store: Store, seed:
     Returns:
         The scores by key of the network and proxy; for want of time there may be none of the proxies that need the network.
     """
-    drawn = random.Random(seed).sample(list(within), min(_DRAWN, len(within)))
-    wide = [one for size in ("macs", "parameters") for one in sorted(within, key=attrgetter(size), reverse=True)[:_RANKED]]
-    pool = list({one.network.key: one for one in (*wide, *drawn)}.values())
+    near = within_limits(predictions, *limits, min(_CORRECTIONS))
+    pool = {one.network.key: one for one in random.Random(seed).sample(near, min(_DRAWN, len(near)))}
+    for correction in _CORRECTIONS:
+        within = within_limits(predictions, *limits, correction)
+        for size in ("macs", "parameters"):
+            pool |= {one.network.key: one for one in sorted(within, key=attrgetter(size), reverse=True)[:_RANKED]}
 
     def work() -> dict[str, tuple[float, float]]:
         begun, found, images = monotonic(), dict[str, tuple[float, float]](), dict[int, torch.Tensor]()
         shape = job.artifact.input_spec
         with Stage("scoring untrained networks", len(pool)) as stage:
-            for one in pool:
+            for one in pool.values():
                 if monotonic() - begun > seconds:
                     stage.total = stage.done
                     break
@@ -174,7 +198,7 @@ def proxies_of(within: Sequence[PredictedNetwork], job: Job, store: Store, seed:
 
     scored = store.once("proxies", "scoring untrained networks", work)
     found: dict[str, dict[Proxy, float]] = {}
-    for one in pool:
+    for one in pool.values():
         found[one.network.key] = {"macs": float(one.macs), "parameters": float(one.parameters)}
         if one.network.key in scored:
             found[one.network.key] |= dict(zip(("synflow", "naswot"), scored[one.network.key], strict=True))
@@ -182,32 +206,33 @@ def proxies_of(within: Sequence[PredictedNetwork], job: Job, store: Store, seed:
 
 
 def choose(
-    within: Sequence[PredictedNetwork], scores: Mapping[str, Mapping[Proxy, float]], taken: Mapping[str, str], count: int, seed: int
+    networks: Mapping[str, PredictedNetwork], scores: Mapping[str, Mapping[Proxy, float]], taken: Collection[str], count: int, seed: int
 ) -> dict[str, str]:
     """Choose networks in turn by each proxy and at random, of different families while there are any.
 
     Args:
-        within: the networks to choose from.
+        networks: the networks to choose from, by key.
         scores: see ``proxies_of``.
-        taken: networks that were chosen before, as in the result.
+        taken: keys of networks that were chosen before.
         count: number of networks.
         seed: seed of the random ones.
 
     Returns:
         By key of each network, the proxy that chose it, or ``random``.
     """
-    known = {one.network.key: one.network for one in within}
-    orders: dict[str, list[str]] = {proxy: _ranked(scores, proxy) for proxy in REFERENCES}
-    orders[RANDOM] = random.Random(seed).sample(sorted(scores), len(scores))
-    families, found = {known[key].family for key in taken}, dict[str, str]()
-    while len(found) < count and len(found) + len(taken) < len(scores):
+    available = {key: known for key, known in scores.items() if key in networks and key not in taken}
+    orders: dict[str, list[str]] = {proxy: _ranked(available, proxy) for proxy in REFERENCES}
+    orders[RANDOM] = random.Random(seed).sample(sorted(available), len(available))
+    turns = [*orders][len(taken) % len(orders) :] + [*orders][: len(taken) % len(orders)]  # goes on where the last choice ended
+    families, found = {networks[key].network.family for key in taken if key in networks}, dict[str, str]()
+    while len(found) < min(count, len(available)):
         before = len(found)
-        for proxy, order in orders.items():
-            left = [key for key in order if key not in taken and key not in found]
-            key = next((key for key in left if known[key].family not in families), None)
+        for proxy in turns:
+            left = (key for key in orders[proxy] if key not in found and networks[key].network.family not in families)
+            key = next(left, None)
             if key is not None and len(found) < count:
                 found[key] = proxy
-                families.add(known[key].family)
+                families.add(networks[key].network.family)
         if len(found) == before:
             families.clear()  # all families were taken: networks that differ in width only
     return found

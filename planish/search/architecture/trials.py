@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from pydantic import TypeAdapter
 
@@ -33,7 +34,7 @@ from planish.runs.original import write_training
 from planish.runs.precision import decided_precision
 from planish.runs.record import OpenRun
 from planish.runs.runner import Runner, latency_once
-from planish.search.architecture.candidates import PredictedNetwork, Reference, choose, sized, spread_by_macs
+from planish.search.architecture.candidates import PredictedNetwork, Reference, choose, sized, spread_by_macs, within_limits
 from planish.search.architecture.proxies import Proxy
 from planish.search.architecture.result import SearchCandidate
 from planish.search.architecture.sampling import SampledNetwork
@@ -57,7 +58,7 @@ _FIRST_SHARE, _SECOND_ROUND = 0.35, (3, 0.2)  # shares of the time for trainings
 _LEAST_SECONDS = 10.0  # of one training
 _EPOCHS, _CHOSEN_EPOCHS = 60, 200  # maximum number of epochs in the rounds, and of the chosen network
 _FINISH_SHARE = 0.1  # of the budget: for exporting, timing and evaluating the chosen network
-_REFILLS = 3  # attempts to fill the handful, as some networks are slower than predicted
+_SESSIONS = 4  # timing sessions of candidates, at most: two halves of the handful, then networks in the place of those that were too slow
 _SECONDS, _LAUNCHES = 2.0, 3  # timing of each file in the last session, and launches
 _SIZES = TypeAdapter(dict[str, Measurement])
 _DEPLOYED = "chosen network"  # prefix of its files in the last timing session
@@ -129,41 +130,41 @@ class SearchTrials:
 
     def time_candidates(
         self,
-        within: Sequence[PredictedNetwork],
+        predictions: Sequence[PredictedNetwork],
         scores: Mapping[str, Mapping[Proxy, float]],
         limits: tuple[float, int | None],
         extent: Extent,
     ) -> None:
         """Choose networks of the space, export and time them beside known networks, and leave out those beyond the limits.
 
+        The first half of them corrects the predicted latencies, by which the others are chosen.
+
         Args:
-            within: networks that are predicted to be within the limits.
-            scores: their proxies, by key.
+            predictions: the networks to choose from.
+            scores: proxies of some of them, by key.
             limits: on latency in ms and on size in bytes.
             extent: how many are tried.
 
         Raises:
             GoalError: no network is within the limits.
         """
-        predictions, taken = {one.network.key: one for one in within}, dict[str, str]()
-        for attempt in range(_REFILLS):
+        taken, correction, by_key = set[str](), 1.0, {one.network.key: one for one in predictions}
+        for attempt in range(_SESSIONS):
             kept = [one for one in self._found.values() if one.searched and not one.left_out]
-            new = choose(within, scores, taken, extent.trained - len(kept), self._run.seed + attempt)
+            wanted = (extent.trained + 1) // 2 if attempt == 0 else extent.trained - len(kept)
+            within = {one.network.key: one for one in within_limits(predictions, *limits, correction)}
+            new = choose(within, scores, taken, wanted, self._run.seed + attempt)
             if not new:
                 break
-            taken |= new
             for key, proxy in new.items():
-                one = predictions[key]
-                name, size = one.network.architecture.name, one.network.image_size
-                self._add(
-                    SearchCandidate(
-                        key, name, size, True, proxy, one.parameters, one.macs,
-                        {proxy: float(value) for proxy, value in scores[key].items()}, one.milliseconds,
-                    )
-                )  # fmt: skip
+                self._add(_candidate(within[key], proxy, scores[key], correction))
             if attempt == 0:
-                self._add_known(sorted(predictions[key].macs for key in new)[len(new) // 2], extent.known)
+                self._add_known(sorted(within[key].macs for key in new)[len(new) // 2], extent.known)
+            taken |= new.keys()
             self._time(f"candidates {attempt + 1}", limits)
+            timed = [one for one in self._found.values() if one.searched and one.latency is not None]
+            ratios = [one.latency.value / by_key[one.key].milliseconds for one in timed if one.latency is not None]
+            correction = float(np.median(ratios)) if ratios else 1.0
         if all(one.left_out for one in self._found.values()):
             fastest = min((one.latency.value for one in self._found.values() if one.latency), default=math.nan)
             raise GoalError(
@@ -354,6 +355,20 @@ class SearchTrials:
         self._found[key] = replace(candidate, accuracies=[*candidate.accuracies, accuracy], epochs=epochs)
         self._watch(self.ranked())
         return accuracy.value
+
+
+def _candidate(one: PredictedNetwork, proxy: str, scores: Mapping[Proxy, float], correction: float) -> SearchCandidate:
+    return SearchCandidate(
+        key=one.network.key,
+        name=one.network.architecture.name,
+        image_size=one.network.image_size,
+        searched=True,
+        chosen_by=proxy,
+        parameters=one.parameters,
+        macs=one.macs,
+        proxies={name: float(value) for name, value in scores.items()},
+        predicted_ms=correction * one.milliseconds,
+    )
 
 
 def _subject(precision: FilePrecision) -> str:
