@@ -218,6 +218,6 @@ def test_the_real_clock_and_the_command_line(tmp_path: Path) -> None:
     best = found["candidates"][0]
     assert best["latency"]["value"] <= 1.0
     assert found["prediction_error"]["value"] < 50
-    assert found["files"][found["deployed"]]["accuracy"]["value"] > 60
+    assert found["files"][found["precision"]]["accuracy"]["value"] > 60
     trained = invoke(["train", str(data), "--model", found["model"], "--epochs", "1", "--out", str(tmp_path / "again")])
     assert trained.exit_code == 0, trained.output

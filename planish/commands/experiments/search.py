@@ -37,7 +37,7 @@ def search(
     The latency of thousands of networks is predicted from single layers that are timed in the runtime. Those within the limits are ranked
     without training; a handful is exported, timed, and trained by successive halving beside known networks. The best one is trained for the
     remaining time, timed as an exported file, and evaluated on test. The output folder contains `search.json`, `search.html`, the trained
-    network in `model`, as `planish train` saves it, and its faster file in `exported`.
+    network in `model`, as `planish train` saves it, and its exported file in `exported`.
 
     Args:
         data: Dataset: a folder, a manifest, or the name of a built-in one; see `planish optimize --help`.

@@ -44,16 +44,16 @@ def row(one: SearchCandidate) -> tuple[str, ...]:
 
 def outcome(found: ArchitectureSearch) -> list[str]:
     """Return sentences on the network that was found, and on how it compares with others."""
-    deployed = found.files[found.deployed]
+    file = found.files[found.precision]
     text = (
-        f"{found.model} at {found.image_size} pixels reaches {words.show(deployed['accuracy'])} on test {_interval(deployed['accuracy'])} "
-        f"as an exported file in {_PRECISIONS[found.deployed]}: {words.milliseconds(deployed['latency_ms'].value)} ms in "
-        f"{words.runtime_name(found.runtime)}, {words.show(deployed['size_bytes'])}."
+        f"{found.model} at {found.image_size} pixels reaches {words.show(file['accuracy'])} on test {_interval(file['accuracy'])} "
+        f"as an exported file in {_PRECISIONS[found.precision]}: {words.milliseconds(file['latency_ms'].value)} ms in "
+        f"{words.runtime_name(found.runtime)}, {words.show(file['size_bytes'])}."
     )
     sentences = [text]
     if not is_searched(found.model):
         sentences.append("It is a known network: nothing that was trained in the search space was better.")
-    latency = deployed["latency_ms"]
+    latency = file["latency_ms"]
     if (latency.high or latency.value) > found.max_latency_ms:
         sentences.append(f"In the last timing session it is not clearly within {found.max_latency_ms:g} ms.")
     if found.as_good:

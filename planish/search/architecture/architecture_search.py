@@ -53,7 +53,7 @@ def search(
 
     Returns:
         The network and the candidates; also written to ``search.json``. The folder ``model`` holds the trained network, as
-        ``planish train`` saves it, the folder ``exported`` its faster file.
+        ``planish train`` saves it, the folder ``exported`` its file.
 
     Raises:
         GoalError: there is no limit on latency, or no network of the space is within the limits.
@@ -96,8 +96,7 @@ def search(
         epochs = trials.train_chosen(chosen, seconds)
         report = trials.time_chosen()
         files = trials.file_measurements(report)
-        deployed = min(files, key=lambda precision: files[precision]["latency_ms"].value)
-        save_artifact(trials.exported(deployed), folder / "exported")
+        save_artifact(trials.exported(trials.precision), folder / "exported")
         result = ArchitectureSearch(
             **record.record(training_precision=precision_name(trials.training_precision)),
             data=str(data),
@@ -118,7 +117,6 @@ def search(
             image_size=chosen.image_size,
             epochs=epochs,
             files={precision: dict(found) for precision, found in files.items()},
-            deployed=deployed,
             beside=trials.beside(report),
             noise_floor=report.noise_floor,
         )

@@ -85,7 +85,7 @@ class ArchitectureSearch(RunRecord):
 
     Args:
         runtime: runtime in which the files were timed.
-        precision: precision in which candidates were timed: that in which networks of the space are faster.
+        precision: precision of the files: that in which networks of the space are faster.
         threads: number of threads of the runtime.
         batch: batch size.
         max_latency_ms: maximum latency of one batch.
@@ -102,7 +102,6 @@ class ArchitectureSearch(RunRecord):
         image_size: its input size in pixels.
         epochs: epochs of its last training.
         files: measurements of its exported files by precision: ``accuracy`` on test, ``latency_ms``, ``peak_memory_bytes``, ``size_bytes``.
-        deployed: precision of the faster file, which is in the folder ``exported``.
         beside: latency of known networks in the same timing session, by key.
         noise_floor: of that session, see ``LatencyReport``.
     """
@@ -125,7 +124,6 @@ class ArchitectureSearch(RunRecord):
     image_size: int
     epochs: float
     files: dict[str, dict[str, Measurement]]
-    deployed: str
     beside: dict[str, Measurement]
     noise_floor: Measurement
 
