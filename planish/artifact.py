@@ -69,8 +69,9 @@ class Source:
     """How to build the network that an artifact was derived from, without weights.
 
     Args:
-        name: ``resnet20`` (ours), ``torchvision:resnet18``, ``timm:resnet18``, ``path/file.py:factory``, ``path/file.onnx:output`` (a
-            file converted to a network), ``module`` (a module passed in), or the name of an ONNX file that is not converted.
+        name: ``resnet20`` (ours), ``searched:c16s1-r32n2k3s2`` (found by a search), ``torchvision:resnet18``, ``timm:resnet18``,
+            ``path/file.py:factory``, ``path/file.onnx:output`` (a file converted to a network), ``module`` (a module passed in), or the
+            name of an ONNX file that is not converted.
         num_classes: number of outputs of the classifier.
         channels: input channels of the first convolution.
         small_stem: whether the stem was adapted to small images.

@@ -32,6 +32,7 @@ from planish.export.bundle.reference import DriftReference
 from planish.files.schema import SCHEMA_VERSION
 from planish.models.storage import ArtifactDescription
 from planish.runs.evaluation import Evaluation
+from planish.search.architecture.result import ArchitectureSearch
 from planish.search.evidence import RunEvidence, Timings
 from planish.search.result import Result
 from planish.split_assignment import SplitsFile
@@ -51,6 +52,7 @@ FORMATS: dict[str, type] = {
     "folds": Folds,
     "learning_curve": LearningCurve,
     "backbones": Backbones,
+    "search": ArchitectureSearch,
     "label_issues": LabelIssues,
     "retraining": Retraining,
     "splits": SplitsFile,

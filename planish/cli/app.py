@@ -23,7 +23,7 @@ _GROUPS = {
     "Main job": ("optimize", "demo", "report"),
     "Models": ("train", "evaluate", "compress", "export", "bench", "explain", "recipes", "check"),
     "Data": ("data", "tile", "label_issues", "learning_curve", "few_shot", "crossval"),
-    "Experiments": ("backbones", "experiment", "compare", "ensembles"),
+    "Experiments": ("backbones", "search", "experiment", "compare", "ensembles"),
     "Deployment": ("sign", "verify", "push", "pull", "serve", "monitor", "label_candidates", "alert_rules", "retrain"),
     "This machine": ("doctor",),
 }

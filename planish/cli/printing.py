@@ -151,6 +151,17 @@ def _backbones(result: Any, given: Arguments) -> None:
     _line("page", _folder(result, given) / "backbones.html")
 
 
+def _searched(result: Any, given: Arguments) -> None:
+    from planish.report.pages.architecture_search import outcome, search_table
+
+    stdout.print(search_table(result.candidates))
+    for text in outcome(result):
+        stdout.print(text)
+    folder = _folder(result, given)
+    for label, name in (("model", "model"), ("file", "exported"), ("page", "search.html")):
+        _line(label, folder / name)
+
+
 def _few_shot(result: Any, given: Arguments) -> None:
     from planish.report.pages.few_shot import few_shot_table
 
@@ -232,7 +243,7 @@ SHOW: dict[str, Show] = {
     "crossval": _folds, "data": _data, "demo": _run, "doctor": _doctor, "ensembles": _ensembles, "evaluate": _evaluated,
     "experiment": _experiment, "explain": _explanation, "export": _bundle, "few_shot": _few_shot, "label_candidates": _labels,
     "label_issues": _label_issues, "learning_curve": _learning_curve, "monitor": _monitored, "optimize": _run, "pull": _pulled,
-    "push": _file, "recipes": _recipes, "report": _file, "retrain": _retrained, "serve": _nothing, "sign": _file, "tile": _tiles,
+    "push": _file, "recipes": _recipes, "report": _file, "retrain": _retrained, "search": _searched, "serve": _nothing, "sign": _file, "tile": _tiles,
     "train": _trained, "verify": _verified,
 }  # fmt: skip
 _IN_JSON: dict[str, Callable[[Any], Any]] = {  # the part of a result that --json prints; by default all of it
@@ -270,6 +281,10 @@ def watch_of(command: str, shown: TerminalProgress | None) -> Callable[[Any], No
         from planish.report.pages.backbones import backbones_table
 
         return lambda found: shown.show(backbones_table(found))
+    if command == "search":
+        from planish.report.pages.architecture_search import search_table
+
+        return lambda candidates: shown.show(search_table(candidates))
     if command == "crossval":
         from planish.report.pages.folds import folds_table
 

@@ -25,6 +25,7 @@ from planish.commands.experiments.backbones import backbones
 from planish.commands.experiments.compare import compare
 from planish.commands.experiments.ensembles import ensembles
 from planish.commands.experiments.experiment import experiment
+from planish.commands.experiments.search import search
 from planish.commands.explain import explain
 from planish.commands.export import export
 from planish.commands.optimize import optimize
@@ -35,6 +36,5 @@ from planish.commands.train import Trained, train
 __all__ = [
     "CheckedFile", "Compressed", "Trained", "alert_rules", "backbones", "bench", "check", "compare", "compress", "crossval", "data", "demo",
     "doctor", "ensembles", "evaluate", "experiment", "explain", "export", "few_shot", "label_candidates", "label_issues", "learning_curve",
-    "monitor", "optimize",
-    "pull", "push", "recipes", "report", "retrain", "serve", "sign", "tile", "train", "verify",
+    "monitor", "optimize", "pull", "push", "recipes", "report", "retrain", "search", "serve", "sign", "tile", "train", "verify",
 ]  # fmt: skip

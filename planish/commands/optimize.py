@@ -128,8 +128,9 @@ def optimize(
     folder = Path(out) if out is not None else default_folder(read, name)
     settings = {
         "data": read, "model": name, "weights": weights, "max_drop": max_drop, "max_change": max_change, "max_latency": max_latency,
-        "max_size": max_size, "risk": risk, "runtime": runtime, "threads": threads, "batch": batch, "budget": budget, "image_size": image_size, "epochs": epochs,
-        "augmentation": augmentation, "train": train_mode, "task": task, "metric": metric, "teachers": teachers, "seed": seed,
+        "max_size": max_size, "risk": risk, "runtime": runtime, "threads": threads, "batch": batch, "budget": budget,
+        "image_size": image_size, "epochs": epochs, "augmentation": augmentation, "train": train_mode, "task": task, "metric": metric,
+        "teachers": teachers, "seed": seed,
     }  # fmt: skip
     with tracking(track, folder.absolute().name, settings) as tracked:
         result = search(

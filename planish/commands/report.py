@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def report(run: str | Path) -> Path:
-    """Rewrite the page of a run, comparison, experiment, evaluation, ensemble study, label issues, learning curve or backbones.
+    """Rewrite the page of a run, comparison, experiment, evaluation, ensemble study, label issues, learning curve, backbones or search.
 
     Args:
         run: Folder of the run or study.
@@ -23,6 +23,7 @@ def report(run: str | Path) -> Path:
     from planish.errors import BundleError
     from planish.files.reading import wrap_parse_errors
     from planish.report import write_report
+    from planish.report.pages.architecture_search import write_search
     from planish.report.pages.backbones import write_backbones
     from planish.report.pages.comparison import write_comparison
     from planish.report.pages.ensembles import write_ensembles
@@ -35,7 +36,7 @@ def report(run: str | Path) -> Path:
     pages = {
         "result": write_report, "experiment": write_experiment, "comparison": write_comparison, "evaluation": write_evaluation,
         "ensembles": write_ensembles, "label_issues": write_label_issues, "learning_curve": write_learning_curve,
-        "backbones": write_backbones,
+        "backbones": write_backbones, "search": write_search,
     }  # fmt: skip
     write = next((write for name, write in pages.items() if (folder / f"{name}.json").exists()), write_report)
     with wrap_parse_errors(folder, BundleError, "its files are as they were written, and fit together", "run it again"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import field, replace
@@ -15,35 +14,24 @@ from pydantic import ConfigDict, TypeAdapter
 from pydantic.dataclasses import dataclass
 
 from planish import units
-from planish.artifact import Artifact
-from planish.compression import Int8
 from planish.data import require_classes
 from planish.datacentric.few_shot import features, logistic_regression
 from planish.errors import ModelError, WeightsMissingError, first_line
-from planish.evaluation.evaluate import evaluate
-from planish.evaluation.latency import LEAST_LAUNCHES, LatencySettings
-from planish.evaluation.metrics.classification import percent, share
-from planish.evaluation.size import macs, size_bytes
-from planish.evaluation.statistics.intervals import paired_difference
-from planish.evaluation.torch_predictor import TorchPredictor
-from planish.export import ToOnnx
+from planish.evaluation.size import macs
 from planish.export.runtimes.registry import available, find
-from planish.export.steps import steps_from_onnx
 from planish.files.atomic import job_folder, read_arrays, read_result, write_arrays, write_result
 from planish.files.trust import trust
 from planish.measurement import Measurement
-from planish.models.storage import load_artifact, save_artifact
 from planish.models.weights.pretrained import licence_of, weights_of_each
 from planish.models.zoo import factory_file, full_name
-from planish.plan import Plan
 from planish.progress import note
+from planish.runs.networks.halving import accuracy_of, no_difference, successive_halving, train_for
+from planish.runs.networks.network_files import FILE_PRECISIONS, NetworkFiles, limits_in_words
 from planish.runs.precision import decided_precision, precision_name
 from planish.runs.record import OpenRun, RunRecord, run_folder
-from planish.runs.runner import latency_once
 from planish.settings import DeploymentTarget, GoalSettings, ModelSettings, OriginalSettings, RunSettings
 from planish.split_assignment import keep_assignment
 from planish.task import Task
-from planish.training.fit import FitRun, fit
 from planish.training.original import original_settings
 from planish.training.prepare import Job, prepare_job
 from planish.units import ImageSize
@@ -60,7 +48,6 @@ CANDIDATES = (
 
 _NO_LIMITS = GoalSettings()
 _PROBE_IMAGES = 1500  # maximum number of training images of a linear probe
-_CALIBRATION_IMAGES = 32  # only the speed of the INT8 files matters
 _ROUNDS = ((4, 0.5), (2, 0.5))  # successive halving: networks that are fine-tuned, and their share of the time for it
 _TRAINED_SHARE = 0.9  # of the time left; the rest is for evaluation
 _LEAST_SECONDS = 20.0  # of one fine-tuning
@@ -247,8 +234,8 @@ class _Study:
         self._missing: set[str] = set()  # libraries whose weights cannot be downloaded
 
     @property
-    def _work(self) -> Path:
-        return self._record.path / "work"
+    def _files(self) -> NetworkFiles:
+        return NetworkFiles(self._record.store, self._record.path / "work", self._target, self._task)
 
     def _job(self, name: str) -> Job:
         """Return the images and the network, with its weights if they can be had."""
@@ -279,11 +266,7 @@ class _Study:
             def work(name: str = name) -> Any:
                 job = self._job(name)
                 keep_assignment(self._record.path, job.data.assignment)
-                folder = self._work / _file_name(name)
-                files = {"fp32": ToOnnx().apply(job.artifact, job.task)}
-                files["int8"] = replace(Int8.for_this_machine(), calibration_images=_CALIBRATION_IMAGES).apply(files["fp32"], job.task)
-                for precision, artifact in files.items():
-                    save_artifact(artifact, folder / precision)
+                sizes = self._files.export(name, job.artifact)
                 module, spec = job.artifact.module, job.artifact.input_spec
                 weights = str(self._weights[name] or "") if job.pretrained else ""
                 found = BackboneResult(
@@ -293,7 +276,7 @@ class _Study:
                     image_size=spec.height if spec.height == spec.width else f"{spec.height}x{spec.width}",
                     parameters=sum(p.numel() for p in module.parameters()),
                     macs=macs(module, spec),
-                    size={precision: size_bytes(artifact.files) for precision, artifact in files.items()},
+                    size=sizes,
                 )
                 return TypeAdapter(BackboneResult).dump_python(found, mode="json")
 
@@ -311,10 +294,6 @@ class _Study:
     def _kept(self) -> list[str]:
         return [name for name, one in self.found.items() if not one.left_out]
 
-    def _file(self, name: str, precision: str, runtime: str) -> Artifact:
-        folder = self._work / _file_name(name)
-        return Plan(*steps_from_onnx(runtime)).apply(load_artifact(folder / precision), self._task(name))
-
     def _task(self, name: str) -> Task:
         if self._opened is None or self._opened[0] != name:
             self._opened = name, self._job(name)
@@ -322,24 +301,14 @@ class _Study:
 
     def fastest_runtime(self, runtimes: Sequence[str]) -> str:
         """Return the runtime in which the INT8 file of the first network is fastest."""
-        if len(runtimes) == 1:
-            return runtimes[0]
-        name = self._kept()[0]
-        files = {runtime: (partial(self._file, name, "int8", runtime), runtime) for runtime in runtimes}
-        settings = LatencySettings(self._target.threads, self._target.batch, 0.6, LEAST_LAUNCHES)
-        report = latency_once(self._record.store, "runtimes", self._task(name), files, runtimes[0], settings)
-        runtime = min(runtimes, key=lambda each: report.measurements[each]["latency_ms"].value)
-        note(f"files are timed in {runtime}, in which {name} is fastest here")
-        return runtime
+        return self._files.fastest_runtime(self._kept()[0], runtimes)
 
     def time(self, runtime: str) -> Measurement:
         """Time all files side by side; return the noise floor."""
         names = self._kept()
-        files = {f"{name} {p}": (partial(self._file, name, p, runtime), runtime) for name in names for p in ("fp32", "int8")}
-        settings = LatencySettings(self._target.threads, self._target.batch, 1.0, LEAST_LAUNCHES)
-        report = latency_once(self._record.store, "candidates", self._task(names[0]), files, next(iter(files)), settings)
+        report = self._files.time("candidates", [(name, precision) for name in names for precision in FILE_PRECISIONS], runtime)
         for name in names:
-            latency = {p: report.measurements[f"{name} {p}"]["latency_ms"] for p in ("fp32", "int8")}
+            latency: dict[str, Measurement] = {p: report.measurements[f"{name} {p}"]["latency_ms"] for p in FILE_PRECISIONS}
             self.found[name] = replace(self.found[name], latency=latency)
         self._watch(self.ranked())
         return report.noise_floor
@@ -378,15 +347,15 @@ class _Study:
                 judged = features(job.artifact.module, spec, preprocessing, validation.images(spec, preprocessing))
                 weight, bias = logistic_regression(known, train.targets[rows], len(job.task.class_names))
                 right = (judged @ weight.T + bias).argmax(axis=1) == validation.targets
-                write_arrays(self._work / _file_name(name) / "probe.npz", right=right)
+                write_arrays(self._files.folder(name) / "probe.npz", right=right)
                 return ""
 
             store = self._record.store
             if why := store.attempt(f"probe:{name}", "probing", work):
                 note(f"{name} is not probed: {why}")
                 continue
-            right = read_arrays(self._work / _file_name(name) / "probe.npz")["right"]
-            self.found[name] = replace(self.found[name], probe=_accuracy(right))
+            right = read_arrays(self._files.folder(name) / "probe.npz")["right"]
+            self.found[name] = replace(self.found[name], probe=accuracy_of(right))
             self._watch(self.ranked())
 
     def fine_tune(self, seconds: float) -> None:
@@ -398,36 +367,25 @@ class _Study:
         self.precision = decided_precision(store, "auto", lambda: self._job(probed[0]).artifact)
         left = store.once("seconds of fine-tuning", "setup", lambda: max(0.0, _TRAINED_SHARE * (seconds - store.elapsed)))
         order = sorted(probed, key=lambda name: -_value(self.found[name].probe))
-        for number, (count, part) in enumerate(_ROUNDS):
-            kept = order[: min(count, max(1, int(part * left / _LEAST_SECONDS)))]
-            each = part * left / len(kept)
-            if each < _LEAST_SECONDS or (number and len(order) < 2):
-                note(f"the budget leaves no time for round {number + 1} of fine-tuning")
-                return
-            for name in kept:
-                self._train(name, number, each)
-            order = sorted(kept, key=lambda name: -_value(self.found[name].accuracy))
+        successive_halving(order, _ROUNDS, left, _LEAST_SECONDS, self._train)
 
-    def _train(self, name: str, number: int, seconds: float) -> None:
-        folder = self._work / _file_name(name)
+    def _train(self, name: str, number: int, seconds: float) -> float:
+        folder = self._files.folder(name)
+        scores = folder / f"trained-{number}.npz"
 
         def work() -> float:
             job = self._job(name)
-            checkpoint = folder / "training.checkpoint"
             settings = original_settings(job, OriginalSettings(), seed=self._run.seed, mixed_precision=self.precision)
-            spec, preprocessing = job.artifact.input_spec, job.artifact.preprocessing
             note(f"fine-tuning {name} for {seconds:.0f} s")
-            fitted = fit(job.artifact.module, job.task, spec, preprocessing, settings, run=FitRun(checkpoint, seconds, validate=False))
-            found = evaluate(TorchPredictor.fastest(fitted.module, preprocessing), job.task, "validation", spec, preprocessing)
-            write_arrays(folder / f"trained-{number}.npz", right=job.task.scores(found.outputs, found.targets) == 1)
-            checkpoint.unlink(missing_ok=True)
-            return fitted.epochs
+            return train_for(job.artifact, job.task, settings, seconds, folder, scores)
 
         epochs = self._record.store.once(f"train:{name}:{number}", "training", work)
-        right = read_arrays(folder / f"trained-{number}.npz")["right"]
+        right = read_arrays(scores)["right"]
         self._scores[self.found[name].name] = right
-        self.found[name] = replace(self.found[name], accuracy=_accuracy(right), rounds=number + 1, epochs=epochs)
+        accuracy = accuracy_of(right)
+        self.found[name] = replace(self.found[name], accuracy=accuracy, rounds=number + 1, epochs=epochs)
         self._watch(self.ranked())
+        return accuracy.value
 
     def ranked(self) -> list[BackboneResult]:
         """Return all networks, see ``Backbones``."""
@@ -443,29 +401,9 @@ class _Study:
             return []
         first, *others = (one for one in self.ranked() if one.name in self._scores)
         best = self._scores[first.name]
-        alike = [one for one in others if one.rounds == first.rounds and _no_difference(best, self._scores[one.name])]
+        alike = [one for one in others if one.rounds == first.rounds and no_difference(best, self._scores[one.name])]
         return [one.name for one in sorted(alike, key=lambda one: one.latency_ms)]
-
-
-def limits_in_words(max_latency_ms: float | None, max_size_bytes: int | None) -> str:
-    """Format the limits: ``5 ms and 4 MB``; empty if there are none."""
-    latency = "" if max_latency_ms is None else f"{max_latency_ms:g} ms"
-    return " and ".join(filter(None, (latency, "" if max_size_bytes is None else f"{max_size_bytes / 1e6:g} MB")))
-
-
-def _accuracy(right: Any) -> Measurement:
-    return percent("accuracy", len(right), share(right))
-
-
-def _no_difference(here: Any, there: Any) -> bool:
-    difference = paired_difference(here, there)
-    return difference.low <= 0 <= difference.high
 
 
 def _value(measurement: Measurement | None) -> float:
     return -math.inf if measurement is None else measurement.value
-
-
-def _file_name(name: str) -> str:
-    short = "".join(c if c.isalnum() or c in "._-" else "_" for c in name.rpartition("/")[2])
-    return f"{short}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"  # two files may have functions of one name

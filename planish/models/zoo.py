@@ -90,10 +90,10 @@ def create(
     """Create a network for a task and an image format. New layers are initialised from torch's global random state.
 
     Args:
-        model: ``resnet20``, ``resnet14x2`` (of this package, see ``builtin.NAMES``), a name that another package adds (entry point
-            ``planish.models``), ``torchvision:NAME``, ``timm:NAME``, a bare NAME (looked up in that order), ``FILE.py:factory``, or an
-            ``nn.Module``. A factory is called with those of ``num_classes`` and ``channels`` (or ``in_chans``,
-            ``in_channels``) that its signature has.
+        model: ``resnet20``, ``resnet14x2`` (of this package, see ``builtin.NAMES``), ``searched:c16s1-r32n2k3s2`` (see ``models.space``), a
+            name that another package adds (entry point ``planish.models``), ``torchvision:NAME``, ``timm:NAME``, a bare NAME (looked up in
+            that order), ``FILE.py:factory``, or an ``nn.Module``. A factory is called with those of ``num_classes`` and ``channels`` (or
+            ``in_chans``, ``in_channels``) that its signature has.
         num_classes: number of classes.
         channels: image channels, 1 or 3.
         image_size: height and width in pixels, or one number for both. If the shorter side is at most ``SMALL_IMAGE``, the stem of a
@@ -185,8 +185,8 @@ def _built(source: Source, module: nn.Module | None = None, image_size: ImageSid
     kind, _, name = source.name.rpartition(":")
     if source.name in installed_models() and not is_builtin(source.name):
         return unwrapped(from_package(source), source.channels, image_size)
-    if kind == "":
-        return build_builtin(name, source.num_classes, source.channels), []
+    if kind == "" or is_builtin(source.name):
+        return build_builtin(source.name, source.num_classes, source.channels), []
     if kind.endswith(".onnx"):
         from planish.models.onnx.classifier import classifier_from_file
 

@@ -20,6 +20,7 @@ from planish.settings import ModelSettings
 from planish.split_assignment import SplitAssignment, assignment_beside
 from planish.tasks import Agreement, Classification
 from planish.training.prepare import Job, decoding_for, job_of, prepare_job, usual_side
+from planish.units import image_sides
 
 _LARGEST_SIDE = Classification({}, ()).largest_side
 
@@ -85,7 +86,8 @@ def unlabelled_job(data: str | Path, network: ModelSettings, *, seed: int = 0, s
     beside = assignment_beside(Path(weights)) if weights is not None else None
     images = load_unlabelled(data, decoding, seed=seed, skip_bad=skip_bad, assignment=beside)
     images.require("train", "validation", "test")
-    count = count_classes(network.model, weights, images.channels, network.image_size or usual_side(images, _LARGEST_SIDE))
+    side = usual_side(images, _LARGEST_SIDE) if network.image_size is None else max(image_sides(network.image_size))
+    count = count_classes(network.model, weights, images.channels, side)
     names = saved.class_names if saved is not None and len(saved.class_names) == count else tuple(map(str, range(count)))
     images = replace(images, class_names=names)
     normalisation = "dataset" if saved is None else saved.preprocessing.normalisation
@@ -122,7 +124,7 @@ def _as_saved(network: ModelSettings, saved: ArtifactDescription) -> ModelSettin
     how = saved.preprocessing
     return replace(
         network,
-        image_size=network.image_size or saved.input_spec.height,
+        image_size=network.image_size or f"{saved.input_spec.height}x{saved.input_spec.width}",
         resize=network.resize or how.resize,
         mean=network.mean or how.mean,
         std=network.std or how.std,

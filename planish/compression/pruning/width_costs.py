@@ -41,7 +41,7 @@ Times = Callable[[Sequence[Variant]], Sequence[float]]
 
 
 @dataclass(frozen=True)
-class _Call:
+class LayerCall:
     """One call of a layer: its name, its shape and the height and width of its input."""
 
     name: str
@@ -94,7 +94,7 @@ def width_costs(
         The costs, and for each of them the name of the layer and its forms, the original layer first.
     """
     decision_of = {unit: d for d, groups in enumerate(decided) for group in groups for unit in group.units}
-    calls, given = _calls(module, example), sensitivity or {}
+    calls, given = layer_calls(module, example), sensitivity or {}
     once = _running_once(calls)
     layer_forms = {
         call.name: [_WHOLE, *(form for form in given.get(call.name, {}) if form != _WHOLE and call.name in once)] for call in calls
@@ -120,7 +120,7 @@ def width_costs(
                     total * (np.ones(kept.shape[1]) if d == FIXED else kept[d])
                     for total, d in ((call.shape.in_channels, a), (call.shape.out_channels, b))
                 )
-                ms = np.array([_between(table, inputs, outputs, wide_in, wide_out) for table, inputs, outputs in tables])
+                ms = np.array([interpolated(table, inputs, outputs, wide_in, wide_out) for table, inputs, outputs in tables])
                 costs.append(Cost(a, b, share_a * share_b * ms, errors))
                 layers.append((call.name, mine))
     return costs, layers
@@ -138,7 +138,7 @@ def faster_forms(
         precision: as in ``width_costs``.
         times: as in ``width_costs``.
     """
-    calls = _calls(module, example)
+    calls = layer_calls(module, example)
     once = _running_once(calls)
     tried = [
         (call, layer_form)
@@ -161,15 +161,15 @@ def layers_of(module: nn.Module, example: Tensor, precision: Precision) -> list[
         example: an input ``(1, C, H, W)``.
         precision: as in ``width_costs``.
     """
-    return [call.at(call.shape.in_channels, call.shape.out_channels, precision) for call in _calls(module, example)]
+    return [call.at(call.shape.in_channels, call.shape.out_channels, precision) for call in layer_calls(module, example)]
 
 
-def _running_once(calls: Sequence[_Call]) -> set[str]:
+def _running_once(calls: Sequence[LayerCall]) -> set[str]:
     counts = Counter(call.name for call in calls)
     return {name for name, count in counts.items() if count == 1}
 
 
-def _grid(call: _Call, side: str, layer_form: LayerForm) -> list[int]:
+def _grid(call: LayerCall, side: str, layer_form: LayerForm) -> list[int]:
     """The widths to time; multiples of 8 for layers of at least 64 channels, besides the full width."""
     width = call.shape.in_channels if side == "in" else call.shape.out_channels
     if side == "in" and call.depthwise:
@@ -178,8 +178,19 @@ def _grid(call: _Call, side: str, layer_form: LayerForm) -> list[int]:
     return sorted({max(1, round(width * share / step) * step) for share in (_TIMED if layer_form == _WHOLE else _TIMED_ELSE)} | {width})
 
 
-def _between(ms: Floats, inputs: list[int], outputs: list[int], wide_in: Floats, wide_out: Floats) -> Floats:
-    """Interpolate the measured latencies bilinearly to ``(choices, choices)``."""
+def interpolated(ms: Floats, inputs: list[int], outputs: list[int], wide_in: Floats, wide_out: Floats) -> Floats:
+    """Interpolate measured latencies bilinearly.
+
+    Args:
+        ms: latencies ``(inputs, outputs)``.
+        inputs: numbers of input channels that were timed, ascending.
+        outputs: numbers of output channels that were timed, ascending.
+        wide_in: numbers of input channels ``(I,)``.
+        wide_out: numbers of output channels ``(O,)``.
+
+    Returns:
+        ``(I, O)``.
+    """
     rows = np.array([np.interp(wide_out, outputs, row) for row in ms])
     return np.array([np.interp(wide_in, inputs, column) for column in rows.T]).T
 
@@ -192,14 +203,19 @@ def _shares(classes: Ints | None, decision_of: dict[int, int]) -> dict[int, floa
     return {int(d): float(n) / len(classes) for d, n in zip(found, counts, strict=True)}
 
 
-def _calls(module: nn.Module, example: Tensor) -> list[_Call]:
-    """All calls of convolution and linear layers, in the order in which they run."""
+def layer_calls(module: nn.Module, example: Tensor) -> list[LayerCall]:
+    """Find all calls of convolution and linear layers, in the order in which they run.
+
+    Args:
+        module: the network.
+        example: an input ``(1, C, H, W)`` on the device of the network, which may be ``meta``.
+    """
     layers = {n: m for n, m in module.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)}
-    found: list[_Call] = []
+    found: list[LayerCall] = []
 
     def see(name: str, given: Tensor, output: Tensor) -> None:
         is_map = isinstance(layers[name], nn.Conv2d)
-        found.append(_Call(name, shape_of(layers[name]), (given.shape[2], given.shape[3]) if is_map else (1, given[..., 0].numel())))
+        found.append(LayerCall(name, shape_of(layers[name]), (given.shape[2], given.shape[3]) if is_map else (1, given[..., 0].numel())))
 
     with torch.no_grad(), watching(layers, see):
         module(example)

@@ -1,0 +1,1 @@
+"""The space of networks that an architecture search chooses from."""

@@ -1,0 +1,1 @@
+"""Networks that are compared as exported files and by short trainings."""
