@@ -16,6 +16,7 @@ from planish.commands.deployment.monitor import monitor
 from planish.commands.deployment.serve import serve
 from planish.commands.deployment.sign import sign
 from planish.commands.deployment.verify import verify
+from planish.commands.device_setup import device_setup
 from planish.commands.doctor import doctor
 from planish.commands.evaluate import evaluate
 from planish.commands.experiments.backbones import backbones
@@ -30,7 +31,7 @@ from planish.commands.report import report
 from planish.commands.train import Trained, train
 
 __all__ = [
-    "Compressed", "Trained", "alert_rules", "backbones", "bench", "compare", "compress", "crossval", "data", "demo", "doctor", "ensembles",
-    "evaluate", "experiment", "explain", "export", "few_shot", "label_candidates", "label_issues", "learning_curve", "monitor", "optimize",
-    "recipes", "report", "retrain", "serve", "sign", "tile", "train", "verify",
+    "Compressed", "Trained", "alert_rules", "backbones", "bench", "compare", "compress", "crossval", "data", "demo", "device_setup",
+    "doctor", "ensembles", "evaluate", "experiment", "explain", "export", "few_shot", "label_candidates", "label_issues", "learning_curve",
+    "monitor", "optimize", "recipes", "report", "retrain", "serve", "sign", "tile", "train", "verify",
 ]  # fmt: skip

@@ -28,6 +28,7 @@ def optimize(
     max_size: str | float | None = None,
     risk: float | None = None,
     runtime: str = "auto",
+    device: str | None = None,
     threads: int = 1,
     batch: int = 1,
     budget: str | float = "20m",
@@ -65,6 +66,7 @@ def optimize(
             validation images to ship a faster model; 0.5 ships whatever is within the limit on validation.
         runtime: Runtime to deploy to: auto, onnxruntime, openvino, or another listed by `planish doctor`. OpenVINO is also tried
             in its default precision where that is bf16.
+        device: Device to deploy to, on which everything is timed: ssh://user@host:port/path/of/python; by default this machine.
         threads: Number of threads the runtime may use.
         batch: Batch size.
         budget: Total wall-clock time: 20m, 90s, 1h30m.
@@ -92,13 +94,15 @@ def optimize(
         The result of the run.
 
     Raises:
-        PlanishError: the images, the model or the goal cannot be used.
+        PlanishError: the images, the model, the goal or the device cannot be used.
 
     Example:
         $ planish optimize photos/ --model mobilenet_v2 --weights imagenet --max-drop 1 --max-latency 5ms --max-size 4MB
         $ planish optimize parts/ --metric recall:defective --max-drop 0.5
+        $ planish optimize photos/ --max-latency 30ms --device ssh://pi@raspberry.local
     """
     from planish.commands.models import channel_list
+    from planish.devices.device import using_device
     from planish.report import write_report
     from planish.search.optimize import Teaching, default_folder
     from planish.search.optimize import optimize as search
@@ -109,15 +113,16 @@ def optimize(
         raise GoalError("--resume without --out", "it goes on with the run in that folder", "add --out FOLDER")
     read, name = source(data, layout), model if isinstance(model, str) else type(model).__name__
     folder = Path(out) if out is not None else default_folder(read, name)
-    result = search(
-        read,
-        model=ModelSettings(model, weights, image_size, resize, channel_list(mean), channel_list(std), task, metric),
-        goal=GoalSettings(max_drop, max_latency, max_size, risk),
-        target=DeploymentTarget(runtime, threads, batch),
-        original=OriginalSettings(epochs, augmentation, train_mode),
-        teaching=Teaching([] if students is not None and list(students) == ["none"] else students, teachers),
-        run=RunSettings(folder, resume, budget, skip_bad, seed),
-        watch=watch,
-    )
+    with using_device(device):
+        result = search(
+            read,
+            model=ModelSettings(model, weights, image_size, resize, channel_list(mean), channel_list(std), task, metric),
+            goal=GoalSettings(max_drop, max_latency, max_size, risk),
+            target=DeploymentTarget(runtime, threads, batch),
+            original=OriginalSettings(epochs, augmentation, train_mode),
+            teaching=Teaching([] if students is not None and list(students) == ["none"] else students, teachers),
+            run=RunSettings(folder, resume, budget, skip_bad, seed),
+            watch=watch,
+        )
     write_report(folder)
     return result

@@ -280,7 +280,7 @@ class _Study:
                 keep_assignment(self._record.path, job.data.assignment)
                 folder = self._work / _file_name(name)
                 files = {"fp32": ToOnnx().apply(job.artifact, job.task)}
-                files["int8"] = replace(Int8.for_this_machine(), calibration_images=_CALIBRATION_IMAGES).apply(files["fp32"], job.task)
+                files["int8"] = replace(Int8.for_device(), calibration_images=_CALIBRATION_IMAGES).apply(files["fp32"], job.task)
                 for precision, artifact in files.items():
                     save_artifact(artifact, folder / precision)
                 module, spec = job.artifact.module, job.artifact.input_spec

@@ -21,7 +21,8 @@ QUICK = ("alert-rules", "data", "doctor", "explain", "recipes", "sign", "tile", 
 ELSEWHERE = (
     "git", "pip", "make", "planish demo", "planish install-completion", "planish monitor http:", "planish export model photos/ --to litert",
     "planish serve photos=runs/photos photos@2", "planish retrain", "planish report",
-    "planish train discs.csv", "planish optimize discs.csv", "planish doctor --device", "planish bench runs/photos/bundle runs/smaller",
+    "planish train discs.csv", "planish optimize discs.csv", "planish device-setup",
+    "planish optimize photos/ --max-latency 30ms --device", "planish verify runs/board",
 )  # fmt: skip
 # Options that take long, with what they become; None for options that are left out.
 SHORTER = {
