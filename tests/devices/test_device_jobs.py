@@ -335,7 +335,7 @@ def test_a_search_over_ssh_survives_cut_connections_and_is_verified_there(server
     thread.start()
     options: dict[str, Any] = {
         "model": "resnet8x2",
-        "budget": "3m",
+        "budget": "100s",
         "max_drop": 5.0,
         "students": [],
         "out": tmp_path / "run",

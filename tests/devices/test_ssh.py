@@ -97,6 +97,11 @@ def test_files_are_sent_once_and_damaged_ones_again(fake: str, files: dict[str, 
         monkeypatch.setattr(ssh, "_CACHE_BYTES", 10)
         [other] = device.send([files["large"]])
         assert Path(other).exists()
+        assert Path(place).exists(), "it was used a moment ago, and may be timed beside the other"
+        Path(other).unlink()
+        monkeypatch.setattr(ssh, "_KEPT_SECONDS", 0.0)
+        [other] = device.send([files["large"]])
+        assert Path(other).exists()
         assert not Path(place).exists(), "what was used longest ago is removed"
 
 

@@ -14,6 +14,7 @@ import platform
 import shutil
 import subprocess
 import sys
+import time
 import zlib
 from collections.abc import Iterable
 from importlib import import_module
@@ -158,8 +159,10 @@ def state() -> dict[str, Any]:
     return found
 
 
-def receive(limit_bytes: int) -> None:
-    """Store files from stdin under the hash of their content, and remove those used longest ago beyond ``limit_bytes``.
+def receive(limit_bytes: int, kept_seconds: float) -> None:
+    """Store files from stdin under the hash of their content.
+
+    Beyond ``limit_bytes`` those used longest ago are removed, but none that was used in the last ``kept_seconds``: it may be timed next.
 
     Stdin is a line with a JSON list of ``[folder, name, size, sha256]``; then, after the indices of the missing files were printed as a
     line of JSON, each of these: eight bytes with a length, and as many of zlib. The paths of all files are printed as a last line of JSON.
@@ -186,16 +189,16 @@ def receive(limit_bytes: int) -> None:
         partial.replace(paths[i])
     for path in paths:
         os.utime(path.parent)
-    _evict(limit_bytes, {path.parent for path in paths})
+    _evict(limit_bytes, {path.parent for path in paths}, time.time() - kept_seconds)
     print(json.dumps([str(path) for path in paths]), flush=True)
 
 
-def _evict(limit_bytes: int, kept: set[Path]) -> None:
+def _evict(limit_bytes: int, kept: set[Path], used_since: float) -> None:
     folders = sorted((p for p in FOLDER.iterdir() if p.is_dir()), key=lambda p: p.stat().st_mtime, reverse=True)
     total = 0
     for folder in folders:
         total += sum(file.stat().st_size for file in folder.iterdir())
-        if total > limit_bytes and folder not in kept:
+        if total > limit_bytes and folder not in kept and folder.stat().st_mtime < used_since:
             shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -223,7 +226,7 @@ def main() -> None:
     if do == "worker":
         import_module("planish.devices.latency_worker").main()
     elif do == "receive":
-        receive(int(sys.argv[2]))
+        receive(int(sys.argv[2]), float(sys.argv[3]))
     elif do == "setup":
         setup(sys.argv[2], sys.argv[3:])
     else:

@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 
 COMMAND = "PLANISH_SSH"  # environment variable: another command than ssh, with options, as GIT_SSH_COMMAND
 _LOADER = "planish.devices.remote.on_device:load"
-_CACHE_BYTES = 2_000_000_000  # limit for the files kept on the device
+_CACHE_BYTES = 2_000_000_000  # limit for the files kept on the device, besides those used in the last hour
+_KEPT_SECONDS = 3600.0
 _SECONDS = 60.0  # limit of a request, besides sending files
 _SETUP_SECONDS = 1800.0
 _RUN_SECONDS = 600.0  # limit for timing a group of layers, and for running a model on a few hundred images
@@ -159,7 +160,11 @@ class SshDevice:
         names = ["program.pyz", *(re.sub(r"[^\w.+-]", "_", path.name) for path in paths)]
         wanted = [list(each) for each in zip(folders, names, map(len, contents), hashes, strict=True)]
         process = subprocess.Popen(
-            self._command(["receive", str(_CACHE_BYTES)]), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0
+            self._command(["receive", str(_CACHE_BYTES), str(_KEPT_SECONDS)]),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            bufsize=0,
         )
         pipe, process.stdin = process.stdin, None  # so that communicate does not flush it
         assert pipe is not None
@@ -178,7 +183,7 @@ class SshDevice:
         said = process.communicate()[1].decode(errors="replace")
         if not reply:
             raise self._failure("files cannot be sent", said, process.returncode)
-        self._place, *places = json.loads(reply)
+        self._place, *places = map(str, json.loads(reply))
         return places
 
     def worker(self, name: str, threads: int, timeout: float) -> WorkerProcess:
