@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from planish.commands.deployment.push import push
     from planish.commands.deployment.serve import serve
     from planish.commands.deployment.verify import verify
+    from planish.commands.device_setup import device_setup
     from planish.commands.doctor import doctor
     from planish.commands.evaluate import evaluate
     from planish.commands.experiments.backbones import backbones
@@ -34,8 +35,9 @@ if TYPE_CHECKING:
     from planish.commands.train import train
 
 __all__ = [
-    "backbones", "bench", "check", "compare", "compress", "crossval", "demo", "doctor", "ensembles", "evaluate", "experiment", "explain",
-    "few_shot", "label_issues", "learning_curve", "monitor", "optimize", "pull", "push", "retrain", "serve", "train", "verify",
+    "backbones", "bench", "check", "compare", "compress", "crossval", "demo", "device_setup", "doctor", "ensembles", "evaluate",
+    "experiment", "explain", "few_shot", "label_issues", "learning_curve", "monitor", "optimize", "pull", "push", "retrain", "serve",
+    "train", "verify",
 ]  # fmt: skip
 __version__ = "0.1.0"
 

@@ -53,6 +53,10 @@ class DeviceError(PlanishError):
     """A device that cannot be reached or used."""
 
 
+class ConnectionLostError(DeviceError):
+    """A connection to a device that was lost. What was going on is repeated a few times, then the job stops; ``--resume`` continues it."""
+
+
 class TrainingError(PlanishError):
     """Training that cannot continue, most often because the loss is NaN."""
 

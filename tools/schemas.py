@@ -68,6 +68,7 @@ _COMMON = {  # keys with the same meaning in every format
     "model": "the network, as the user named it",
     "weights": "that networks start from: a file, imagenet, or empty for fresh ones",
     "machine": "what it ran on",
+    "device": "that latency was measured on; empty if that is the machine",
     "seconds": "by stage",
     "arms": "what is compared, the first one the reference",
     "notes": "what was decided on the user's behalf",

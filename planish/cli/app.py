@@ -25,9 +25,9 @@ _GROUPS = {
     "Data": ("data", "tile", "label_issues", "learning_curve", "few_shot", "crossval"),
     "Experiments": ("backbones", "search", "experiment", "compare", "ensembles"),
     "Deployment": ("sign", "verify", "push", "pull", "serve", "monitor", "label_candidates", "alert_rules", "retrain"),
-    "This machine": ("doctor",),
+    "Machines": ("doctor", "device_setup"),
 }
-_WITHOUT_PROGRESS = ("verify", "sign", "push", "pull", "serve", "report", "recipes", "check", "doctor", "alert_rules")
+_WITHOUT_PROGRESS = ("verify", "sign", "push", "pull", "serve", "report", "recipes", "check", "doctor", "device_setup", "alert_rules")
 _JSON = Annotated[bool, Parameter(help="Print JSON instead of a table.", show_default=False)]
 _DEBUG = Annotated[bool, Parameter(help="Show the traceback of an error.", show_default=False)]
 _TOP = Annotated[int, Parameter(help="Slowest layers to list; 0 for all, in the order of execution.")]
@@ -113,8 +113,10 @@ app["--help"].group = app["--version"].group = _group
 app.register_install_completion_command(name="install-completion", group=_group)
 
 
-def _model_first(tokens: list[str]) -> list[str]:
-    """Rewrite ``compress photos/ --model net.py:make`` as ``compress net.py:make photos/``."""
+def _usual_form(tokens: list[str]) -> list[str]:
+    """Rewrite ``compress photos/ --model net.py:make`` as ``compress net.py:make photos/``, and ``device setup`` as ``device-setup``."""
+    if tokens[:2] == ["device", "setup"]:
+        return ["device-setup", *tokens[2:]]
     if not tokens or tokens[0] not in ("evaluate", "compress", "export"):
         return tokens
     for place, token in enumerate(tokens[1:], 1):
@@ -128,7 +130,7 @@ def _model_first(tokens: list[str]) -> list[str]:
 def main(tokens: list[str] | None = None) -> NoReturn:
     """Run the command line; the entry point of ``planish``."""
     try:
-        code = app(_model_first(sys.argv[1:] if tokens is None else tokens))
+        code = app(_usual_form(sys.argv[1:] if tokens is None else tokens))
     except CycloptsError as error:
         with running(debug=False):
             fail(str(error))

@@ -240,11 +240,11 @@ def _folder(result: Any, given: Arguments) -> Path:
 
 SHOW: dict[str, Show] = {
     "alert_rules": _file, "backbones": _backbones, "bench": _bench, "check": _checked, "compare": _compared, "compress": _compressed,
-    "crossval": _folds, "data": _data, "demo": _run, "doctor": _doctor, "ensembles": _ensembles, "evaluate": _evaluated,
-    "experiment": _experiment, "explain": _explanation, "export": _bundle, "few_shot": _few_shot, "label_candidates": _labels,
-    "label_issues": _label_issues, "learning_curve": _learning_curve, "monitor": _monitored, "optimize": _run, "pull": _pulled,
-    "push": _file, "recipes": _recipes, "report": _file, "retrain": _retrained, "search": _searched, "serve": _nothing, "sign": _file, "tile": _tiles,
-    "train": _trained, "verify": _verified,
+    "crossval": _folds, "data": _data, "demo": _run, "device_setup": _doctor, "doctor": _doctor, "ensembles": _ensembles,
+    "evaluate": _evaluated, "experiment": _experiment, "explain": _explanation, "export": _bundle, "few_shot": _few_shot,
+    "label_candidates": _labels, "label_issues": _label_issues, "learning_curve": _learning_curve, "monitor": _monitored,
+    "optimize": _run, "pull": _pulled, "push": _file, "recipes": _recipes, "report": _file, "retrain": _retrained, "search": _searched,
+    "serve": _nothing, "sign": _file, "tile": _tiles, "train": _trained, "verify": _verified,
 }  # fmt: skip
 _IN_JSON: dict[str, Callable[[Any], Any]] = {  # the part of a result that --json prints; by default all of it
     "data": lambda found: found.report.model_dump(mode="json"),

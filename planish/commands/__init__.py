@@ -19,6 +19,7 @@ from planish.commands.deployment.push import push
 from planish.commands.deployment.serve import serve
 from planish.commands.deployment.sign import sign
 from planish.commands.deployment.verify import verify
+from planish.commands.device_setup import device_setup
 from planish.commands.doctor import doctor
 from planish.commands.evaluate import evaluate
 from planish.commands.experiments.backbones import backbones
@@ -35,6 +36,7 @@ from planish.commands.train import Trained, train
 
 __all__ = [
     "CheckedFile", "Compressed", "Trained", "alert_rules", "backbones", "bench", "check", "compare", "compress", "crossval", "data", "demo",
-    "doctor", "ensembles", "evaluate", "experiment", "explain", "export", "few_shot", "label_candidates", "label_issues", "learning_curve",
-    "monitor", "optimize", "pull", "push", "recipes", "report", "retrain", "search", "serve", "sign", "tile", "train", "verify",
+    "device_setup", "doctor", "ensembles", "evaluate", "experiment", "explain", "export", "few_shot", "label_candidates", "label_issues",
+    "learning_curve", "monitor", "optimize", "pull", "push", "recipes", "report", "retrain", "search", "serve", "sign", "tile", "train",
+    "verify",
 ]  # fmt: skip

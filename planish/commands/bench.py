@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,10 +44,8 @@ def bench(
         $ planish bench runs/a/bundle runs/b/bundle --threads 1
         $ planish bench runs/a/bundle runs/b/bundle --device ssh://pi@raspberry.local
     """
-    from planish.devices.remote.ssh import SshDevice
-    from planish.devices.remote.state import describe_device, note_changes
+    from planish.devices.device import using_device
     from planish.evaluation.latency import LatencySettings, measure_latency
-    from planish.progress import note
     from planish.runs.open_model import open_model
 
     at_least(1, threads=threads, batch=batch)
@@ -64,12 +61,6 @@ def bench(
             name, number = f"{model} ({number})", number + 1
         names.append(name)
     settings = LatencySettings(threads, batch, seconds)
-    with nullcontext() if device is None else SshDevice(device) as there:
-        before = None if there is None else there.describe()
+    with using_device(device):
         subjects = {n: open_model(m, runtime).subject(threads, batch) for n, m in zip(names, models, strict=True)}
-        if there is None or before is None:
-            return measure_latency(subjects, names[0], settings)
-        note(f"{device} is {describe_device(before)}")
-        report = measure_latency(subjects, names[0], settings, there)
-        note_changes(before, there.state())
-    return report
+        return measure_latency(subjects, names[0], settings)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import shutil
 from importlib.util import find_spec
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from planish.devices.remote.ssh import SshDevice
 
 _EXTRAS = {
     "serve": "fastapi", "ray": "ray", "sign": "cryptography", "hub": "huggingface_hub", "mlflow": "mlflow", "tensorboard": "tensorboard",
@@ -29,7 +32,10 @@ def doctor(*, device: str | None = None) -> dict[str, Any]:
         $ planish doctor --device ssh://pi@raspberry.local
     """
     if device is not None:
-        return _of_device(device)
+        from planish.devices.remote.ssh import SshDevice
+
+        with SshDevice(device) as there:
+            return described(there)
     import torch
 
     from planish.devices.machine import describe_machine
@@ -52,11 +58,10 @@ def doctor(*, device: str | None = None) -> dict[str, Any]:
     }
 
 
-def _of_device(address: str) -> dict[str, Any]:
+def described(device: SshDevice) -> dict[str, Any]:
+    """Return what a device is and can run, as ``doctor`` does."""
     from planish.devices.remote.on_device import PACKAGES, RUNTIMES
-    from planish.devices.remote.ssh import SshDevice
 
-    with SshDevice(address) as device:
-        found = device.describe()
+    found = device.describe()
     runtimes = {name: found.pop(name) or f"missing; pip install {PACKAGES[name]}" for name in RUNTIMES}
     return {"machine": found, "runtimes": runtimes}

@@ -77,7 +77,7 @@ def export(
             )
         steps = [directly[to]]
     elif to in by_way_of_onnx:
-        steps = [ToOnnx(), *[Int8.for_this_machine()] * int8, *[Temperature()] * calibrate, *by_way_of_onnx[to]]
+        steps = [ToOnnx(), *[Int8.for_device()] * int8, *[Temperature()] * calibrate, *by_way_of_onnx[to]]
     else:
         raise ModelError(f"there is no format {to!r}", f"formats are {', '.join([*by_way_of_onnx, *directly])}", "for example --to onnx")
     return compress(

@@ -32,6 +32,7 @@ def optimize(
     max_size: str | float | None = None,
     risk: float | None = None,
     runtime: str = "auto",
+    device: str | None = None,
     threads: int = 1,
     batch: int = 1,
     budget: str | float = "20m",
@@ -74,6 +75,7 @@ def optimize(
             validation images to ship a faster model; 0.5 ships whatever is within the limit on validation.
         runtime: Runtime to deploy to: auto, onnxruntime, openvino, or another listed by `planish doctor`. OpenVINO is also tried
             in its default precision where that is bf16.
+        device: Device to deploy to, on which everything is timed: ssh://user@host:port/path/of/python; by default this machine.
         threads: Number of threads the runtime may use.
         batch: Batch size.
         budget: Total wall-clock time: 20m, 90s, 1h30m.
@@ -105,14 +107,16 @@ def optimize(
         The result of the run.
 
     Raises:
-        PlanishError: the images, the model or the goal cannot be used.
+        PlanishError: the images, the model, the goal or the device cannot be used.
 
     Example:
         $ planish optimize photos/ --model mobilenet_v2 --weights imagenet --max-drop 1 --max-latency 5ms --max-size 4MB
         $ planish optimize parts/ --metric recall:defective --max-drop 0.5
         $ planish optimize images/ --model classifier.onnx --max-change 1
+        $ planish optimize photos/ --max-latency 30ms --device ssh://pi@raspberry.local
     """
     from planish.commands.models import channel_list
+    from planish.devices.device import using_device
     from planish.report import write_report
     from planish.search.optimize import Teaching, default_folder
     from planish.search.optimize import optimize as search
@@ -130,9 +134,9 @@ def optimize(
         "data": read, "model": name, "weights": weights, "max_drop": max_drop, "max_change": max_change, "max_latency": max_latency,
         "max_size": max_size, "risk": risk, "runtime": runtime, "threads": threads, "batch": batch, "budget": budget,
         "image_size": image_size, "epochs": epochs, "augmentation": augmentation, "train": train_mode, "task": task, "metric": metric,
-        "teachers": teachers, "seed": seed,
+        "teachers": teachers, "seed": seed, "device": device,
     }  # fmt: skip
-    with tracking(track, folder.absolute().name, settings) as tracked:
+    with using_device(device), tracking(track, folder.absolute().name, settings) as tracked:
         result = search(
             read,
             model=ModelSettings(model, weights, image_size, resize, channel_list(mean), channel_list(std), task, metric),

@@ -15,9 +15,13 @@ _FLOAT = {"Conv", "FusedConv", "NhwcFusedConv", "ConvTranspose", "MatMul", "Fuse
 LAYERS = _INTEGER | _FLOAT
 
 
-def exact_integers() -> dict[str, str]:
-    """ONNX Runtime's session settings that prevent overflows of integer kernels on this machine, by using other kernels if necessary."""
-    return {"session.x64quantprecision": "1"} if saturates() else {}
+def exact_integers(overflows: bool) -> dict[str, str]:
+    """ONNX Runtime's session settings that prevent overflows of integer kernels, by using other kernels.
+
+    Args:
+        overflows: whether they overflow there, see ``planish.devices.machine.saturates``.
+    """
+    return {"session.x64quantprecision": "1"} if overflows else {}
 
 
 def silent_options() -> Any:
@@ -26,7 +30,7 @@ def silent_options() -> Any:
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
-    for name, value in exact_integers().items():
+    for name, value in exact_integers(saturates()).items():
         options.add_session_config_entry(name, value)
     return options
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
@@ -15,14 +16,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from planish.devices.latency_worker import Array, Header, pack, unpack
-from planish.errors import DeviceError, ModelError, PlanishError
+from planish.errors import ConnectionLostError, ModelError, PlanishError
 
 if TYPE_CHECKING:
     from planish.artifact import Pixels
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 
-_CONNECTION_LOST = 255  # exit code of ssh
+CONNECTION_LOST = 255  # exit code of ssh
+_EXIT_SECONDS = 1.0  # from the end of a process's pipe to its own
 
 
 class WorkerProcess:
@@ -54,22 +56,26 @@ class WorkerProcess:
     def pid(self) -> int:
         return self._process.pid
 
+    @property
+    def is_running(self) -> bool:
+        return self._process.poll() is None
+
     def start_loading(self, loader: str, arguments: Mapping[str, Any], imports: tuple[str, ...], batch: int, images: Pixels) -> None:
         """Request that the model is loaded; returns at once, and ``wait`` returns the reply."""
         header = {"loader": loader, "arguments": dict(arguments), "imports": list(imports), "batch": batch}
-        self._send(header, np.ascontiguousarray(images))
+        self._send(header, [np.ascontiguousarray(images)])
 
-    def ask(self, do: str, **header: Any) -> tuple[Header, Array | None]:
-        """Send a request and return the reply.
+    def ask(self, do: str, arrays: Sequence[Array] = (), **header: Any) -> tuple[Header, list[Array]]:
+        """Send a request, with arrays if it takes any, and return the reply.
 
         Raises:
             ModelError: the model failed, the process died, or the timeout was reached.
-            DeviceError: the connection to the device was lost.
+            ConnectionLostError: the connection to the device was lost.
         """
-        self._send({"do": do, **header})
+        self._send({"do": do, **header}, arrays)
         return self.wait()
 
-    def wait(self) -> tuple[Header, Array | None]:
+    def wait(self) -> tuple[Header, list[Array]]:
         """Wait for the next reply; raises the same errors as ``ask``."""
         deadline = time.monotonic() + self.timeout
         assert self._process.stdout is not None
@@ -87,14 +93,14 @@ class WorkerProcess:
             return bytes(data)
 
         try:
-            header, array = unpack(read)
+            header, arrays = unpack(read)
         except TimeoutError:
             raise self._failure(f"gave no answer within {self.timeout:.0f} seconds") from None
         except EOFError:
             raise self._failure(self._death()) from None
         if "error" in header:
             raise self._failure(f"failed: {header['error']}")
-        return header, array
+        return header, arrays
 
     def close(self) -> None:
         """Kill the process; there is nothing in it that must be saved."""
@@ -105,9 +111,9 @@ class WorkerProcess:
                 pipe.close()
         self._stderr.close()
 
-    def _send(self, header: Header, array: Array | None = None) -> None:
+    def _send(self, header: Header, arrays: Sequence[Array]) -> None:
         assert self._process.stdin is not None
-        data = memoryview(pack(header | {"timeout": self.timeout}, array))
+        data = memoryview(pack(header | {"timeout": self.timeout}, arrays))
         try:
             while data:  # a write to an unbuffered pipe may be partial
                 data = data[self._process.stdin.write(data) :]
@@ -115,6 +121,8 @@ class WorkerProcess:
             raise self._failure(self._death()) from None
 
     def _death(self) -> str:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(_EXIT_SECONDS)  # its exit code says why
         self._process.kill()  # its pipe is closed: it is dead already, or useless
         code = self._process.wait()
         if code >= 0:
@@ -126,8 +134,11 @@ class WorkerProcess:
         self._stderr.seek(0)
         tail = self._stderr.read().decode(errors="replace").strip().splitlines()[-8:]
         said = "; its last words:\n" + "\n".join(tail) if tail else ""
-        if self._remote and self._process.poll() == _CONNECTION_LOST:
-            return DeviceError(f"the connection was lost while {self.name!r} was timed{said}", "a device stays reachable while it measures")
+        code = self._process.poll()
+        if self._remote and code is not None and (code == CONNECTION_LOST or code < 0):
+            return ConnectionLostError(
+                f"the connection was lost while {self.name!r} ran{said}", "a device stays reachable while it measures"
+            )
         return ModelError(
             f"{self.name!r} cannot be timed: its process {what}{said}", "a model is timed by loading it and running it on sample images"
         )

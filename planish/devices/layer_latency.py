@@ -9,15 +9,11 @@ additions.
 from __future__ import annotations
 
 import hashlib
-import importlib
 import math
-import os
-import random
 import tempfile
-import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import ConfigDict, TypeAdapter
@@ -25,22 +21,17 @@ from pydantic.dataclasses import dataclass
 
 from planish.deadline import seconds_left
 from planish.decisions import decide
-from planish.devices.machine import cpu_model, instruction_sets, saturates
+from planish.devices.device import current_device
 from planish.errors import TechniqueError
 from planish.files.numbers import read_numbers, write_numbers
 from planish.files.workspace import cache_root
 from planish.progress import Stage
 
-if TYPE_CHECKING:
-    from planish.artifact import Predictor
-
 Precision = Literal["fp32", "int8"]
 LayerPrecision = Literal["fp32", "int8", "fp32_in_int8"]
 Pair = tuple[int, int]
 
-_REGISTRY = "planish.export.runtimes.registry"  # by name, as this package must not import the runtimes
-_ROUNDS = 7
-_TURN_S = 0.004  # seconds for each variant in each round
+_DIFFERENT_WEIGHTS = 1021  # of a layer, repeated: the file is sent to a device in little time
 _AT_ONCE = 24  # variants that are timed in turn; with more, the machine's speed would drift between turns of the same variant
 
 
@@ -107,8 +98,8 @@ def layer_latencies(
     """The latency of each variant in milliseconds, after subtracting that of the frame. It is at least a hundredth of the measured
     latency, since the difference may be negative.
 
-    Latencies are cached on this machine (in one JSON file per machine, runtime, version, threads and batch size); a resumed run keeps the
-    latencies that it used before.
+    They are timed on the current device (``planish.devices.device``). Latencies are cached on this machine (in one JSON file per device,
+    runtime, version, threads and batch size); a resumed run keeps the latencies that it used before.
 
     Args:
         variants: repeated ones are timed only once.
@@ -157,40 +148,15 @@ def _timed(variants: Sequence[Variant], runtime: str, threads: int, batch: int, 
 
 def _take_turns(variants: Sequence[Variant], runtime: str, threads: int, batch: int) -> list[float]:
     """Time the variants in turn; returns the median over rounds of the median latency of each in ms."""
-    load = importlib.import_module(_REGISTRY).load
-    numbers = np.random.default_rng(0)
-    data: list[Any] = [numbers.random((batch, v.channels, *v.size), dtype=np.float32) for v in variants]
     with tempfile.TemporaryDirectory() as folder:
-        predictors: list[Predictor] = []
-        for number, variant in enumerate(variants):
-            path = Path(folder) / f"{number}.onnx"
-            path.write_bytes(_model(variant, batch))
-            predictors.append(load((path,), runtime, threads=threads, batch=batch))
-        calls = [_calls(predictor, x) for predictor, x in zip(predictors, data, strict=True)]
-        times: list[list[float]] = [[] for _ in variants]
-        order = list(range(len(variants)))
-        shuffle = random.Random(0)
-        for _ in range(_ROUNDS):
-            shuffle.shuffle(order)
-            for i in order:
-                predictors[i](data[i])  # not timed: refills the caches after the turns of the others
-                times[i].append(float(np.median([_once(predictors[i], data[i]) for _ in range(calls[i])])))
-    return [float(np.median(t)) for t in times]
-
-
-def _once(predictor: Predictor, data: Any) -> float:
-    begun = time.perf_counter()
-    predictor(data)
-    return 1e3 * (time.perf_counter() - begun)
-
-
-def _calls(predictor: Predictor, data: Any) -> int:
-    predictor(data)
-    return max(1, min(50, round(1e3 * _TURN_S / min(_once(predictor, data) for _ in range(2)))))
+        files = [Path(folder) / f"{number}.onnx" for number in range(len(variants))]
+        for file, variant in zip(files, variants, strict=True):
+            file.write_bytes(_model(variant, batch))
+        return current_device().take_turns(files, [(batch, v.channels, *v.size) for v in variants], runtime, threads)
 
 
 def _model(variant: Variant, batch: int) -> bytes:
-    """The ONNX file of a variant. Weights are random and scaled to keep values in range; INT8 weights are integers, as in a real model."""
+    """The ONNX file of a variant. Weights are random, scaled to keep values in range; INT8 weights are integers, as in a real model."""
     from onnx import TensorProto, helper, numpy_helper
 
     random_numbers = np.random.default_rng(0)
@@ -216,10 +182,11 @@ def _model(variant: Variant, batch: int) -> bytes:
     for number, layer in enumerate(variant.layers):
         shape = (layer.out_channels, layer.in_channels // layer.groups, *layer.kernel)
         weight, bias = f"weight{number}", f"bias{number}"
-        values = random_numbers.standard_normal(shape, dtype=np.float32) / np.float32(np.sqrt(np.prod(shape[1:])))
+        few = random_numbers.standard_normal(_DIFFERENT_WEIGHTS, dtype=np.float32)
+        values = np.resize(few, shape) / np.float32(np.sqrt(np.prod(shape[1:])))
         if is_int8:
             # 7 bits where 8 would overflow, as in the quantization of the search; kernels may differ
-            scales = np.abs(values).max((1, 2, 3)).astype(np.float32) / (63 if saturates() else 127)
+            scales = np.abs(values).max((1, 2, 3)).astype(np.float32) / (63 if current_device().saturates else 127)
             constant(weight + "_q", np.round(values / scales[:, None, None, None]).astype(np.int8))
             constant(weight + "_scale", scales)
             constant(weight + "_zero", np.zeros(len(scales), np.int8))
@@ -261,6 +228,6 @@ def _key(variant: Variant) -> str:
 
 
 def _machine_key(runtime: str, threads: int, batch: int) -> str:
-    version = importlib.import_module(_REGISTRY).find(runtime).version()
-    machine = cpu_model(), instruction_sets(), os.cpu_count()
-    return hashlib.sha256(repr((*machine, runtime, version, threads, batch)).encode()).hexdigest()[:16]
+    device = current_device()
+    machine = device.name, device.instruction_sets, device.cores, *filter(None, [device.address])
+    return hashlib.sha256(repr((*machine, runtime, device.runtime_version(runtime), threads, batch)).encode()).hexdigest()[:16]

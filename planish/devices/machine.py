@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 
-from planish.devices.remote.on_device import INSTRUCTION_SETS
+from planish.devices.remote import on_device
 
 _PACKAGES = ("planish", "torch", "torchvision", "timm", "onnx", "onnxruntime", "openvino", "numpy")
 
@@ -39,13 +39,12 @@ def cpu_model() -> str:
 def instruction_sets() -> tuple[str, ...]:
     """The supported instruction sets that determine the speed of INT8 and bf16."""
     flags = set((_cpuinfo().get("flags") or _cpuinfo().get("Features") or "").split())
-    return tuple(name for flag, name in INSTRUCTION_SETS.items() if flag in flags)
+    return tuple(name for flag, name in on_device.INSTRUCTION_SETS.items() if flag in flags)
 
 
 def saturates() -> bool:
     """Whether integer kernels add pairs of 8-bit products in 16 bits (x86 without VNNI), which overflows for weights beyond 7 bits."""
-    x86 = platform.machine().lower() in ("x86_64", "amd64", "i686")
-    return x86 and bool(_cpuinfo()) and not any("vnni" in name or name == "amx_int8" for name in instruction_sets())
+    return bool(_cpuinfo()) and on_device.saturates(platform.machine(), instruction_sets())
 
 
 def describe_machine() -> dict[str, str | int | float]:

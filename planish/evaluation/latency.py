@@ -14,7 +14,6 @@ import math
 import random
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from pathlib import Path
 from time import monotonic, sleep
 from typing import Any, Literal
 
@@ -23,10 +22,12 @@ import numpy.typing as npt
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
+from planish.devices.device import current_device
 from planish.devices.latency_process import WorkerProcess
 from planish.devices.machine import cpu_model
-from planish.devices.remote.ssh import LOADER, SshDevice
-from planish.errors import DeviceError, GoalError, first_line
+from planish.devices.remote.reconnection import reconnecting
+from planish.devices.remote.state import note_changes
+from planish.errors import GoalError
 from planish.evaluation.statistics.intervals import Interval, bootstrap_mean, over_launches, paired_ratio
 from planish.measurement import Measurement
 from planish.progress import Stage, note
@@ -46,7 +47,6 @@ _ROUNDS = 5
 _BUSY_MACHINE = 10.0  # in %: with a noise floor whose interval reaches this, relevant differences go undetected
 _MAX_CALLS = 2000
 _KEPT_SAMPLES = 2000
-_RECONNECTIONS, _RECONNECTION_SECONDS = 3, 2.0  # after a lost connection; the pause doubles each time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,16 +165,15 @@ def verdict(ratio: Measurement, noise_floor: Measurement) -> Verdict:
     return "no difference"
 
 
-def measure_latency(
-    subjects: Mapping[str, Subject], baseline: str, settings: LatencySettings, device: SshDevice | None = None
-) -> LatencyReport:
-    """Time the subjects against the baseline. Nothing else should run on the machine at the same time.
+def measure_latency(subjects: Mapping[str, Subject], baseline: str, settings: LatencySettings) -> LatencyReport:
+    """Time the subjects against the baseline on the current device (``planish.devices.device``), where nothing else should run meanwhile.
+
+    Files are sent to another device once. A launch is repeated if the connection to it is lost.
 
     Args:
         subjects: models by name.
         baseline: name of the subject that ratios are relative to.
         settings: threads, batch size and time.
-        device: where they run; None for this machine. Files are sent to a device once.
 
     Raises:
         ModelError: a subject does not load, fails, crashes or hangs; the message names it.
@@ -187,25 +186,26 @@ def measure_latency(
             raise ValueError(
                 f"{name!r}: images are {subject.images.dtype} {subject.images.shape}, they must be uint8 (N, H, W, C), N at least 1"
             )
-    if device is not None:
-        subjects = {name: _on_device(subject, device) for name, subject in subjects.items()}
+    device = current_device()
+    where = device.name
+    subjects = {name: _placed(subject) for name, subject in subjects.items()}
     everyone = {**subjects, _COPY: subjects[baseline]}
     order = random.Random(settings.seed)
     launches, seconds = settings.launches, settings.seconds / settings.launches * len(everyone)
     calls: dict[str, list[list[npt.NDArray[np.float64]]]] = {name: [] for name in everyone}  # subject, launch, round: calls
     memory: dict[str, list[float]] = {name: [] for name in everyone}
-    begun = monotonic()
+    begun, before = monotonic(), device.state()
     with Stage("measuring latency", launches) as stage:
         for launch in range(launches):
             if launch >= LEAST_LAUNCHES and (monotonic() - begun) * (launch + 1) / launch > settings.at_most:
                 note(f"latency was measured in {launch} launches instead of {launches}, for lack of time: its intervals are wider")
                 launches = stage.total = launch
                 break
-            for name, (rounds, peak) in _launch(everyone, settings, seconds, order, device).items():
+            for name, (rounds, peak) in reconnecting(lambda: _launch(everyone, settings, seconds, order), "this launch").items():
                 calls[name].append(rounds)
                 memory[name].append(peak)
             stage.advance()
-    where = cpu_model() if device is None else device.name
+    note_changes(before, device.state())
     floor = noise_floor_of(_medians(calls[baseline]), _medians(calls[_COPY]), subjects[baseline].runtime, settings.seed, where)
     if floor.high is not None and floor.high > _BUSY_MACHINE:
         note(f"two copies of {baseline!r} may differ by {floor.high:.0f}% just now: end other programs, or give it more seconds")
@@ -229,28 +229,11 @@ def measure_latency(
 
 
 def _launch(
-    everyone: Mapping[str, Subject], settings: LatencySettings, seconds: float, order: random.Random, device: SshDevice | None
+    everyone: Mapping[str, Subject], settings: LatencySettings, seconds: float, order: random.Random
 ) -> dict[str, tuple[list[npt.NDArray[np.float64]], float]]:
-    """Start all processes and time them in turn; return, by subject, the latencies of each round in ms and the peak memory in bytes.
-
-    If the connection to a device is lost, everything is started again, at most ``_RECONNECTIONS`` times.
-    """
-    for attempt in range(_RECONNECTIONS + 1):
-        try:
-            return _launch_once(everyone, settings, seconds, order, device)
-        except DeviceError as error:
-            if attempt == _RECONNECTIONS:
-                raise
-            note(f"{first_line(error)}; this launch is repeated")
-            sleep(_RECONNECTION_SECONDS * 2**attempt)
-    raise AssertionError
-
-
-def _launch_once(
-    everyone: Mapping[str, Subject], settings: LatencySettings, seconds: float, order: random.Random, device: SshDevice | None
-) -> dict[str, tuple[list[npt.NDArray[np.float64]], float]]:
+    """Start all processes and time them in turn; return, by subject, the latencies of each round in ms and the peak memory in bytes."""
     with ExitStack() as stack:
-        workers = _start(everyone, settings, stack, device)
+        workers = _start(everyone, settings, stack)
         turn = {n: _calls_a_turn(w.ask("warm_up")[0]["call_ms"]) for n, w in workers.items()}
         calls: dict[str, list[npt.NDArray[np.float64]]] = {name: [] for name in everyone}
         start, done = monotonic(), 0
@@ -258,8 +241,7 @@ def _launch_once(
             names = list(workers)
             order.shuffle(names)
             for name in names:
-                _, times = workers[name].ask("run", calls=turn[name])
-                assert times is not None
+                _, (times,) = workers[name].ask("run", calls=turn[name])
                 calls[name].append(times)
                 if settings.threads > 1:
                     sleep(0.005)  # thread pools spin for a while after a call, which would slow down the next subject
@@ -267,10 +249,10 @@ def _launch_once(
         return {name: (calls[name], float(worker.ask("memory")[0]["peak_memory_bytes"])) for name, worker in workers.items()}
 
 
-def _on_device(subject: Subject, device: SshDevice) -> Subject:
-    """Return the subject as it is loaded on the device, after sending its files."""
-    places = device.send([Path(file) for file in subject.arguments["files"]])
-    return dataclasses.replace(subject, loader=LOADER, arguments={**subject.arguments, "files": places})
+def _placed(subject: Subject) -> Subject:
+    """Return the subject as it is loaded on the current device."""
+    loader, arguments = current_device().placed(subject.loader, subject.arguments)
+    return dataclasses.replace(subject, loader=loader, arguments=arguments)
 
 
 def process_seconds(subject: Subject, settings: LatencySettings) -> float:
@@ -281,20 +263,18 @@ def process_seconds(subject: Subject, settings: LatencySettings) -> float:
     """
     begun = monotonic()
     with ExitStack() as stack:
-        worker = _start({"the model": subject}, settings, stack)["the model"]
+        worker = _start({"the model": _placed(subject)}, settings, stack)["the model"]
         calls = _calls_a_turn(worker.ask("warm_up")[0]["call_ms"])
         for _ in range(_ROUNDS):
             worker.ask("run", calls=calls)
     return monotonic() - begun
 
 
-def _start(
-    subjects: Mapping[str, Subject], settings: LatencySettings, stack: ExitStack, device: SshDevice | None = None
-) -> dict[str, WorkerProcess]:
-    """Start all processes and load all models, in parallel since loading is not timed."""
+def _start(subjects: Mapping[str, Subject], settings: LatencySettings, stack: ExitStack) -> dict[str, WorkerProcess]:
+    """Start all processes on the current device and load all models, in parallel since loading is not timed."""
     workers = {}
     for name, subject in subjects.items():
-        workers[name] = (WorkerProcess if device is None else device.worker)(name, settings.threads, settings.timeout)
+        workers[name] = current_device().worker(name, settings.threads, settings.timeout)
         stack.callback(workers[name].close)
         workers[name].start_loading(subject.loader, subject.arguments, subject.imports, settings.batch, subject.images)
     for worker in workers.values():

@@ -12,11 +12,12 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from planish.data import task_in
-from planish.errors import ExportError, RuntimeMissingError, TechniqueError
+from planish.devices.device import current_device
+from planish.errors import ExportError, TechniqueError
 from planish.evaluation.latency import LatencySettings
 from planish.experiments.topics import Strategy, strategies_of
 from planish.export import ToOnnx
-from planish.export.runtimes.registry import find
+from planish.export.runtimes.registry import require_runtime
 from planish.export.steps import steps_from_onnx
 from planish.files.atomic import job_folder, read_result, write_result
 from planish.measurement import Measurement
@@ -68,7 +69,7 @@ class Comparison(RunRecord):
         original: the baseline, exported in fp32 to the same runtime.
         rows: the arms.
         runtime: runtime of all files.
-        noise_floor: noise floor of the machine, in %.
+        noise_floor: noise floor of the machine or device, in %.
     """
 
     model: str
@@ -107,7 +108,7 @@ def compare(
     """Compare the strategies of a topic at several levels: accuracy drop, latency and size.
 
     Every arm starts from the same original and is distilled for the same number of epochs. Nothing is selected, so all arms are measured
-    on test; their files are timed in one interleaved run together with the original.
+    on test; their files are timed in one interleaved run together with the original, on the current device (``planish.devices.device``).
 
     Args:
         data: a folder with a folder per class, a manifest, or a built-in name.
@@ -130,14 +131,13 @@ def compare(
     of_task = recipe_for(recipe_of(model.task or task_in(data)), model.model)
     recovery = recovery_of(of_task, epochs=recovery_epochs, augmentation=original.augmentation, seed=seed)
     strategies_of(topic, recovery, runtime)  # raises for an unknown topic before any data is read
-    if find(runtime).version() is None:
-        raise RuntimeMissingError(f"{runtime} is not installed", find(runtime).install)
+    require_runtime(runtime)
     folder = job_folder(run.out, f"compare-{topic}", data, name)
     settings = {
         "topic": topic, "data": str(data), "model": name, "weights": str(model.weights or ""), "runtime": runtime,
         "threads": target.threads, "batch": target.batch, "epochs": original.epochs, "recovery_epochs": recovery_epochs,
         "augmentation": original.augmentation, "train": original.train_mode, "image_size": model.image_size, "task": model.task,
-        "skip_bad": run.skip_bad, "seed": seed, "metric": model.metric,
+        "skip_bad": run.skip_bad, "seed": seed, "metric": model.metric, "device": current_device().address or None,
     }  # fmt: skip
     with run_folder(folder, settings, run.resume) as record:
         job = network_job(data, model, skip_bad=run.skip_bad, seed=seed)

@@ -89,7 +89,7 @@ def quantization(recovery: Distill, runtime: str) -> list[Strategy]:
     )
     halves = (HalfPrecision(), HalfPrecision(kind="bf16"))
     arms += [Strategy("16-bit weights", half.kind, Plan(ToOnnx(), half)) for half in halves]
-    exact = Int8.for_this_machine().weight_bits
+    exact = Int8.for_device().weight_bits
     learned = QuantizeAware(
         weight_bits=exact, epochs=recovery.epochs, augmentation=recovery.augmentation, mixed_precision=recovery.mixed_precision
     )
@@ -104,7 +104,7 @@ def quantization(recovery: Distill, runtime: str) -> list[Strategy]:
 def planning(recovery: Distill, runtime: str) -> list[Strategy]:
     """Return arms that choose widths uniformly, by MACs or by latency, with and without low rank, and each technique alone, all in INT8."""
     arms: list[Strategy] = []
-    int8 = Int8.for_this_machine()
+    int8 = Int8.for_device()
 
     def add(strategy: str, technique: Technique) -> None:
         arms.append(Strategy(strategy, str(technique), Plan(technique, recovery, ToOnnx(), int8)))

@@ -16,10 +16,9 @@ from planish.errors import DataError, ModelError
 from planish.explanation.model_file import Array, ModelFile
 from planish.export import ToOnnx
 from planish.export.bundle.folder import bundle_folder, read_bundle
-from planish.export.runtimes.packed_file import unpack
+from planish.export.runtimes.packed_file import unpacked_file
 from planish.export.runtimes.registry import available
 from planish.files.reading import DAMAGED, describe, read_bytes, require_regular
-from planish.files.workspace import fresh_folder
 from planish.runs.open_model import Opened, open_model
 
 if TYPE_CHECKING:
@@ -84,7 +83,7 @@ def open_explained(
         model = ModelFile(exported.files[0], name, threads, batch, settings)
         notes = ("a saved torch model does not run by itself: what is explained is its fp32 export",)
     else:
-        model = ModelFile(_unpacked(opened), opened.runtime, threads, batch, settings)
+        model = ModelFile(unpacked_file(opened.files[0]), opened.runtime, threads, batch, settings)
     return ExplainedModel(model, pixels, files, opened.input_spec, opened.preprocessing, notes)
 
 
@@ -103,17 +102,7 @@ def open_reference(target: str | Path) -> Path:
         return _export(opened.artifact, None).files[0]
     if opened.format not in ("onnx", "packed"):
         raise ModelError(f"{place} is in format {opened.format}", "a reference is a float ONNX file, its bundle, or a saved torch model")
-    return _unpacked(opened)
-
-
-def _unpacked(opened: Opened) -> Path:
-    """The model's file; of a packed one, the ONNX file in it, since layers are looked up there."""
-    file: Path = opened.files[0]
-    if opened.format == "packed":
-        whole = fresh_folder("unpacked-") / file.name.removesuffix(".packed")
-        whole.write_bytes(unpack(file.read_bytes()))
-        return whole
-    return file
+    return unpacked_file(opened.files[0])
 
 
 def _open_file(place: Path, runtime: str, threads: int, batch: int, data: str | Path | None, settings: Mapping[str, str]) -> ExplainedModel:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
+from planish.devices.device import current_device
 from planish.devices.machine import describe_machine
 from planish.invocation import command_line, started
 from planish.progress import collecting_notes
@@ -27,6 +28,7 @@ class RunRecord:
         created: date and time, ISO 8601, UTC.
         command: the command line; empty if the job was started from Python.
         machine: description of the machine that it ran on.
+        device: description of the device that latency was measured on; empty if that is the machine.
         seconds: seconds by stage.
         notes: decisions that were made on the user's behalf.
     """
@@ -35,6 +37,7 @@ class RunRecord:
     created: str
     command: str
     machine: dict[str, str | int | float]
+    device: dict[str, str | int | float] = Field(default_factory=dict)
     seconds: dict[str, float] = Field(default_factory=dict)
     notes: list[str] = Field(default_factory=list)
     schema_version: Literal[1] = 1
@@ -63,6 +66,7 @@ class OpenRun:
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "command": command_line(),
             "machine": describe_machine() | machine,
+            "device": current_device().describe() if current_device().address else {},
             "seconds": {stage: round(s, 1) for stage, s in self.store.seconds().items()},
             "notes": self.notes,
         }

@@ -17,7 +17,7 @@ import torch
 from pydantic import TypeAdapter
 
 from planish.artifact import Artifact
-from planish.errors import PlanishError
+from planish.errors import DeviceError, PlanishError
 from planish.evaluation.evaluate import evaluate
 from planish.evaluation.latency import LatencyReport, LatencySettings, Subject, measure_latency
 from planish.evaluation.size import size_bytes
@@ -73,10 +73,11 @@ class Runner:
                 with workspace(self.folder / "scratch" / plan.key) as scratch, _randomness_of(plan):
                     try:
                         save_artifact(Plan(step).apply(before, self.task), folder)
-                    except PlanishError:
-                        shutil.rmtree(scratch, ignore_errors=True)
+                    except PlanishError as error:
+                        if not isinstance(error, DeviceError):
+                            shutil.rmtree(scratch, ignore_errors=True)
                         raise
-                shutil.rmtree(scratch, ignore_errors=True)  # kept if the process is killed, so that the step can resume from it
+                shutil.rmtree(scratch, ignore_errors=True)  # kept if the process or a connection ends, so that the step can resume from it
                 return str(plan)
 
             def read(_: str) -> Artifact:

@@ -17,7 +17,7 @@ from time import monotonic, time
 from typing import Any, TypeVar
 
 from planish.decisions import remembering
-from planish.errors import BundleError, PlanishError
+from planish.errors import BundleError, DeviceError, PlanishError
 from planish.files.reading import wrap_parse_errors
 from planish.files.workspace import sync
 from planish.progress import collecting_notes, note
@@ -149,7 +149,7 @@ class Store:
         Args:
             key: key of the attempt.
             stage: see ``once``.
-            work: the work; an error of another type than ``impossible`` is raised and not stored.
+            work: the work; a ``DeviceError``, or an error of another type than ``impossible``, is raised and not stored.
             impossible: types of errors that mean that the work is impossible.
 
         Returns:
@@ -159,6 +159,8 @@ class Store:
         def attempted() -> str:
             try:
                 work()
+            except DeviceError:  # with the device, it may be possible
+                raise
             except impossible as error:
                 return str(error)
             return ""

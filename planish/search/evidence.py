@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import ConfigDict
+from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from planish.evaluation.errors.confident_errors import worst_mistakes
@@ -87,6 +87,7 @@ class RunEvidence:
     budget: BudgetUse
     per_class: list[ClassResult]
     errors: list[ErrorResult]
+    device: dict[str, str | int | float] = Field(default_factory=dict)
     schema_version: Literal[1] = 1
 
 

@@ -17,6 +17,7 @@ from planish.progress import note
 from planish.runs.precision import precision_name
 from planish.runs.record import OpenRun
 from planish.search.choice import choose_candidate, describe_doubt, describe_miss, drop_upper_bound, frontier, misses
+from planish.search.device_agreement import check_on_device
 from planish.search.evidence import divergence, errors, per_class, write_evidence
 from planish.search.provenance import sources
 from planish.search.result import CandidateResult, ClassResult, ErrorResult, Result
@@ -65,6 +66,7 @@ def finish(search: Search, job: Job, trials: Sequence[Trial], record: OpenRun, m
     key = choose_candidate(others, _best_original(search, measured), search.goal).key
     # Everything whose duration is fixed comes before the last timing session, which can be shortened.
     ships = subjects[key]
+    check_on_device(search, ships)
     models = {"baseline": baseline, "chosen": key} | {variant.runtime: baselines[variant.runtime] for variant in search.defaults}
     search.journal.planned["evaluating on test"] = test_seconds(search)
     tested = {name: runner.outputs(subjects[k].plan, subjects[k].runtime, "test") for name, k in models.items()}

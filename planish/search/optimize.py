@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,11 +12,11 @@ from torch import nn
 
 from planish import units
 from planish.data import is_unlabelled, require_classes
-from planish.devices.machine import cpu_model
-from planish.errors import GoalError, ModelError
+from planish.devices.device import current_device
+from planish.errors import GoalError, ModelError, RuntimeMissingError
 from planish.evaluation.latency import LatencySettings, process_seconds
 from planish.export import ToOnnx
-from planish.export.runtimes.registry import available, default_precision_runtimes, find
+from planish.export.runtimes.registry import available, default_precision_runtimes, require_runtime
 from planish.export.steps import steps_from_onnx
 from planish.files.trust import trust
 from planish.goal import DEFAULT_RISK, Goal
@@ -58,6 +57,7 @@ _RECOVERY: dict[str, dict[str, Any]] = {
     "pretrained": {"learning_rate": 0.02, "batch_size": 32, "freeze": "early"},
 }
 _STUDENTS = ("resnet20", "resnet8x2")
+_BF16 = {"avx512_bf16", "amx_bf16"}  # instruction sets with which OpenVINO computes in bf16 by default
 
 
 @dataclass(frozen=True)
@@ -87,6 +87,8 @@ def optimize(
 ) -> Result:
     """Make a network smaller and faster within a limit on the accuracy drop, and verify it on the exported file.
 
+    Files and layers are timed on the current device (``planish.devices.device``).
+
     Args:
         data: a folder with a subfolder per class, a CSV or JSON-lines manifest, or a built-in name; or, for a trained network, a folder of
             images without labels, on which agreement with the network's own answers takes the place of accuracy.
@@ -103,7 +105,7 @@ def optimize(
         The result, which is also written to ``result.json``; the bundle is saved in the same folder.
 
     Raises:
-        PlanishError: the images, the model or the goal cannot be used.
+        PlanishError: the images, the model or the goal cannot be used, or the connection to the device was lost; resume the run then.
     """
     runtime, teachers, seed, train_mode = target.runtime, teaching.teachers, run.seed, original.train_mode
     seconds = units.seconds("20m" if run.budget is None else run.budget)
@@ -114,7 +116,7 @@ def optimize(
         max_size_bytes=None if goal.max_size is None else units.size_bytes(goal.max_size),
         risk=DEFAULT_RISK if goal.risk is None else _accepted(goal.risk),
     )
-    allowed = tuple(available("onnx")) if runtime == "auto" else (_found(runtime),)
+    allowed = _runtimes() if runtime == "auto" else (_found(runtime),)
     _check(limits, target.threads, target.batch)
     name = model.name
     is_file = name.endswith(".onnx")
@@ -134,7 +136,8 @@ def optimize(
         "mean": None if model.mean is None else list(model.mean), "std": None if model.std is None else list(model.std),
         "students": None if teaching.students is None else list(teaching.students), "teachers": teachers,
         "max_drop": limits.max_drop_points, "risk": limits.risk,
-        "max_latency_ms": limits.max_latency_ms, "max_size_bytes": limits.max_size_bytes, "budget": seconds, "processor": cpu_model(),
+        "max_latency_ms": limits.max_latency_ms, "max_size_bytes": limits.max_size_bytes, "budget": seconds,
+        "processor": current_device().name, "device": current_device().address or None,
     }  # fmt: skip
     with run_folder(folder, job_settings, run.resume) as record:
         if run.resume:
@@ -186,8 +189,8 @@ def optimize(
             training = original_settings(other, original, seed=seed + number, mixed_precision=precision)
             stored_original(other, folder, store, training, mode=train_mode, seconds=spare, name=taught_by[-1])
         runner = Runner(store, folder / "work", job.task, artifact)
-        runtimes = store.once("runtimes", "searching", lambda: [allowed, tuple(available("onnx"))])
-        by_default = store.once("default precision", "searching", default_precision_runtimes)
+        runtimes = store.once("runtimes", "searching", lambda: [allowed, _runtimes()])
+        by_default = store.once("default precision", "searching", _default_precisions)
         allowed = (*runtimes[0], *(by_default[name] for name in runtimes[0] if name in by_default))
         defaults = dict.fromkeys((*by_default.values(), *(name for name in allowed if name not in runtimes[1])))
         stays_file = artifact.module is None
@@ -231,16 +234,34 @@ def optimize(
 
 
 def _found(runtime: str) -> str:
-    find(runtime)
+    require_runtime(runtime)
     return runtime
+
+
+def _runtimes() -> tuple[str, ...]:
+    """Return the runtimes for ONNX files on this machine, where accuracy is evaluated, and on the current device."""
+    found, device = tuple(available("onnx")), current_device()
+    if not found:
+        raise RuntimeMissingError(
+            f"{device.address or 'this machine'} has no runtime for ONNX files that is also installed here",
+            "a file is timed where it will run, and evaluated here",
+            f"planish device-setup {device.address} installs ONNX Runtime there" if device.address else "pip install onnxruntime",
+        )
+    return found
+
+
+def _default_precisions() -> dict[str, str]:
+    """Return ``default_precision_runtimes``, but none if a device has no bf16: its outputs would differ from those evaluated here."""
+    device = current_device()
+    return default_precision_runtimes() if not device.address or _BF16 & set(device.instruction_sets) else {}
 
 
 def _check(limits: Goal, threads: int, batch: int) -> None:
     if not limits.max_drop_points >= 0:
         raise _impossible_drop(limits)
-    cores = os.cpu_count() or 1
+    cores = current_device().cores
     if not 1 <= threads <= cores:
-        raise GoalError(f"{threads} threads", f"this machine has {cores} cores", f"choose 1 to {cores}")
+        raise GoalError(f"{threads} threads", f"{current_device().address or 'this machine'} has {cores} cores", f"choose 1 to {cores}")
     if not 1 <= batch <= 1024:
         raise GoalError(f"a batch of {batch} images", "it is between 1 and 1024", "for example --batch 1")
 

@@ -56,12 +56,12 @@ def without_training(search: Search) -> tuple[Trial, ...]:
     levels = [(Level(), Plan(Simplify())), *((Level(resolution=scale), Plan(Resolution(scale=scale))) for scale in _SCALES)]
     rounding = [c.measurements["drop_validation"].value for name, c in search.journal.candidates.items() if name.startswith("int8@")]
     if rounding and min(rounding) > _ROUNDING_POINTS * search.goal.point:
-        bits = Int8.for_this_machine().weight_bits
+        bits = Int8.for_device().weight_bits
         careful = Int8(method="mse", weight_bits=bits, equalise=True)
         mixed = Int8(weight_bits=bits, max_slowdown=_SLACK)
         levels += [(Level(), Plan(careful)), (Level(), Plan(mixed))]
     if variant.precision == "fp32":
-        levels.append((Level(), Plan(Int8.for_this_machine())))  # it may still meet a size limit
+        levels.append((Level(), Plan(Int8.for_device())))  # it may still meet a size limit
     trials: list[Trial] = []
     for level, plan in levels:
         if search.seconds_left < deploy_seconds(search) + seconds_to_come(search, len(trials) + 1):

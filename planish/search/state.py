@@ -47,7 +47,7 @@ class RuntimeVariant:
         """Return the steps that turn a network into the deployed file."""
         steps: list[Technique] = [] if self.is_file else [ToOnnx()]
         if self.precision == "int8":
-            steps.append(Int8.for_this_machine())
+            steps.append(Int8.for_device())
         return Plan(*steps, *steps_from_onnx(self.runtime))
 
 

@@ -136,7 +136,20 @@ def test_options_that_are_left_out_have_the_defaults_of_the_function(name: str, 
             assert called[0][one.name] == one.default, one.name
 
 
-OTHER_PROGRAMS = {"--data-binary", "--inputs-as-nchw", "--help", "--version"}  # curl, tf2onnx
+OTHER_PROGRAMS = {
+    "--data-binary",
+    "--inputs-as-nchw",
+    "--help",
+    "--version",
+    "--only-binary",
+    "--dest",
+    "--platform",
+    "--python-version",
+    "--no-index",
+    "--find-links",
+    "--disable-pip-version-check",
+    "--no-input",
+}  # fmt: skip  curl, tf2onnx, pip
 
 
 def test_options_that_messages_and_help_name_exist() -> None:

@@ -29,7 +29,7 @@ from planish.compression import (
     WeightSharing,
 )
 from planish.compression.pruning import sensitivity
-from planish.devices import layer_latency
+from planish.devices import latency_worker
 from planish.errors import ExportError, PlanError, TechniqueError
 from planish.evaluation.torch_predictor import TorchPredictor
 from planish.export import ToOnnx
@@ -81,8 +81,8 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _quick_look(monkeypatch: pytest.MonkeyPatch) -> None:
     """How well latency pruning weighs and times is tested elsewhere; here any widths will do, and minutes a network are saved."""
     monkeypatch.setattr(sensitivity, "_SECONDS", 1.0)
-    monkeypatch.setattr(layer_latency, "_ROUNDS", 1)
-    monkeypatch.setattr(layer_latency, "_TURN_S", 0.0)
+    monkeypatch.setattr(latency_worker, "_ROUNDS", 1)
+    monkeypatch.setattr(latency_worker, "_TURN_S", 0.0)
 
 
 def signal_to_noise(expected: Logits, found: Logits) -> float:

@@ -57,7 +57,7 @@ def network(task: TrainableTask) -> Artifact:
 
 @pytest.fixture(scope="module")
 def learned(network: Artifact, task: TrainableTask) -> Artifact:
-    bits = Int8.for_this_machine().weight_bits
+    bits = Int8.for_device().weight_bits
     return QuantizeAware(weight_bits=bits, epochs=3, batch_size=16, learning_rate=1e-3).apply(network, task)
 
 

@@ -14,7 +14,7 @@ import torch
 from onnx import numpy_helper
 from torch.nn import functional as F
 
-from planish.devices import layer_latency
+from planish.devices import latency_worker, layer_latency
 from planish.devices.kernels import onnxruntime_kernels
 from planish.devices.layer_latency import ConvShape, Variant, layer_latencies
 from planish.export.runtimes import registry
@@ -30,7 +30,7 @@ def variant(layers: int = 1, **options: Any) -> Variant:
 @pytest.mark.parametrize("runtime", available("onnx"))
 def test_a_layer_takes_what_it_adds_to_the_file(runtime: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "load", macs_clock.load)
-    monkeypatch.setattr(layer_latency, "time", SimpleNamespace(perf_counter=lambda: macs_clock.SECONDS[0]))
+    monkeypatch.setattr(latency_worker, "time", SimpleNamespace(perf_counter=lambda: macs_clock.SECONDS[0]))
     one, four, again = layer_latencies([variant(1), variant(4), variant(1)], runtime, cache_dir=tmp_path)
     assert again == one
     assert one == pytest.approx(28 * 28 * 64 * 64 * 9 / 1e6, rel=0.01)

@@ -3,15 +3,9 @@
 from __future__ import annotations
 
 import ast
-import getpass
 import os
-import shutil
-import socket
-import subprocess
 import sys
-import time
 import zipfile
-from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 
@@ -21,67 +15,17 @@ import pytest
 from cli_runner import invoke
 from onnx import TensorProto, helper, numpy_helper
 
+from planish.devices.device import using_device
 from planish.devices.machine import cpu_model, instruction_sets
-from planish.devices.remote import ssh
+from planish.devices.remote import reconnection, ssh
 from planish.devices.remote.program import program
 from planish.devices.remote.ssh import SshDevice
 from planish.devices.remote.state import describe_device, note_changes
-from planish.errors import DeviceError, ModelError
+from planish.errors import ConnectionLostError, DeviceError, ModelError
 from planish.evaluation.latency import LatencySettings, Subject, measure_latency
 from planish.progress import collecting_notes
 
-SSHD = shutil.which("sshd") or shutil.which("/usr/sbin/sshd")
 QUICK = LatencySettings(seconds=0.2, launches=2, rounds=5)
-FAKE = """#!/bin/sh
-for last; do :; done
-exec sh -c "$last"
-"""
-
-
-@pytest.fixture
-def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The address of a device for which ``ssh`` is a script that runs the command here, with a home of its own."""
-    script = tmp_path / "fake-ssh"
-    script.write_text(FAKE)
-    script.chmod(0o755)
-    (tmp_path / "home").mkdir()
-    monkeypatch.setenv(ssh.COMMAND, str(script))
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    return f"ssh://device{sys.executable}"
-
-
-@pytest.fixture
-def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """The address of an OpenSSH server of this user on this machine."""
-    if SSHD is None:
-        pytest.skip("OpenSSH's server is not installed")
-    for name in ("host", "user"):
-        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(tmp_path / name)], check=True)
-    shutil.copy(tmp_path / "user.pub", tmp_path / "authorized")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    (tmp_path / "sshd_config").write_text(
-        f"ListenAddress 127.0.0.1:{port}\nHostKey {tmp_path}/host\nAuthorizedKeysFile {tmp_path}/authorized\nStrictModes no\n"
-        f"PidFile none\nUsePAM no\nPasswordAuthentication no\n"
-    )
-    known = (tmp_path / "host.pub").read_text().split()[:2]
-    (tmp_path / "known_hosts").write_text(f"[127.0.0.1]:{port} {' '.join(known)}\n")
-    (tmp_path / "config").write_text(
-        f"Host *\n IdentityFile {tmp_path}/user\n IdentitiesOnly yes\n UserKnownHostsFile {tmp_path}/known_hosts\n"
-    )
-    if os.geteuid() == 0:
-        Path("/run/sshd").mkdir(exist_ok=True)  # where a server started by root wants to be
-    process = subprocess.Popen([SSHD, "-D", "-e", "-f", str(tmp_path / "sshd_config")], stderr=subprocess.PIPE)
-    monkeypatch.setenv(ssh.COMMAND, f"ssh -F {tmp_path}/config")
-    for _ in range(100):
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                break
-        time.sleep(0.05)
-    yield f"ssh://{getpass.getuser()}@127.0.0.1:{port}{sys.executable}"
-    process.kill()
-    process.wait()
 
 
 @pytest.fixture(scope="module")
@@ -118,8 +62,8 @@ def _subjects(files: dict[str, Path]) -> dict[str, Subject]:
 
 @pytest.mark.parametrize("kind", ["fake", "server"])
 def test_models_are_timed_there(kind: str, files: dict[str, Path], request: pytest.FixtureRequest) -> None:
-    with SshDevice(request.getfixturevalue(kind)) as device:
-        report = measure_latency(_subjects(files), "large", QUICK, device)
+    with using_device(request.getfixturevalue(kind)) as device:
+        report = measure_latency(_subjects(files), "large", QUICK)
         assert report.measurements["small"]["latency_ms"].device == device.name
         ratio = report.measurements["small"]["latency_ratio"]
         assert ratio.value > 3, "a convolution of 4 channels instead of 256"
@@ -153,17 +97,22 @@ def test_files_are_sent_once_and_damaged_ones_again(fake: str, files: dict[str, 
         monkeypatch.setattr(ssh, "_CACHE_BYTES", 10)
         [other] = device.send([files["large"]])
         assert Path(other).exists()
+        assert Path(place).exists(), "it was used a moment ago, and may be timed beside the other"
+        Path(other).unlink()
+        monkeypatch.setattr(ssh, "_KEPT_SECONDS", 0.0)
+        [other] = device.send([files["large"]])
+        assert Path(other).exists()
         assert not Path(place).exists(), "what was used longest ago is removed"
 
 
 def test_a_lost_connection_repeats_the_launch(fake: str, files: dict[str, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The third worker ends as ssh does when the connection is lost."""
-    Path(os.environ[ssh.COMMAND]).write_text(
-        FAKE.replace("exec", f'case "$last" in *worker) echo x >> {tmp_path}/n; [ $(wc -l < {tmp_path}/n) = 3 ] && exit 255;; esac\nexec')
-    )
-    monkeypatch.setattr("planish.evaluation.latency._RECONNECTION_SECONDS", 0.01)
-    with SshDevice(fake) as device, collecting_notes() as notes:
-        report = measure_latency(_subjects(files), "large", QUICK, device)
+    script = Path(os.environ[ssh.COMMAND])
+    lost = f'case "$last" in *worker) echo x >> {tmp_path}/n; [ $(wc -l < {tmp_path}/n) = 3 ] && exit 255;; esac\nexec'
+    script.write_text(script.read_text().replace("exec", lost))
+    monkeypatch.setattr(reconnection, "_RECONNECTION_SECONDS", 0.01)
+    with using_device(fake), collecting_notes() as notes:
+        report = measure_latency(_subjects(files), "large", QUICK)
     assert report.launches == 2
     assert len(report.round_medians["small"]) == 2
     assert any("connection was lost" in text and "repeated" in text for text in notes)
@@ -171,19 +120,18 @@ def test_a_lost_connection_repeats_the_launch(fake: str, files: dict[str, Path],
 
 
 def test_a_device_that_stays_away_is_an_error(fake: str, files: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    with SshDevice(fake) as device:
+    with using_device(fake) as device:
         assert device.name
-        device.send(list(files.values()))
         Path(os.environ[ssh.COMMAND]).write_text("#!/bin/sh\necho 'No route to host' >&2\nexit 255\n")
-        monkeypatch.setattr("planish.evaluation.latency._RECONNECTION_SECONDS", 0.01)
-        with pytest.raises(DeviceError, match="No route to host"):
-            measure_latency(_subjects(files), "large", QUICK, device)
+        monkeypatch.setattr(reconnection, "_RECONNECTION_SECONDS", 0.01)
+        with pytest.raises(ConnectionLostError, match="No route to host"):
+            measure_latency(_subjects(files), "large", QUICK)
 
 
 def test_a_model_that_fails_there_is_named(fake: str, tmp_path: Path) -> None:
     (tmp_path / "broken.onnx").write_bytes(b"nothing")
-    with SshDevice(fake) as device, pytest.raises(ModelError, match="'broken' cannot be timed"):
-        measure_latency(_subjects({"broken": tmp_path / "broken.onnx"}), "broken", QUICK, device)
+    with using_device(fake), pytest.raises(ModelError, match="'broken' cannot be timed"):
+        measure_latency(_subjects({"broken": tmp_path / "broken.onnx"}), "broken", QUICK)
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,8 @@ ELSEWHERE = (
     "git", "pip", "make", "planish demo", "planish install-completion", "planish monitor http:", "planish export model photos/ --to litert",
     "planish push", "planish pull", "planish verify hf:", "planish serve photos=photos-model", "planish check plan.yaml recipe.yaml",
     "planish serve photos=runs/photos photos@2", "planish retrain", "planish report",
-    "planish train discs.csv", "planish optimize discs.csv", "planish doctor --device", "planish bench runs/photos/bundle runs/smaller",
+    "planish train discs.csv", "planish optimize discs.csv", "planish device-setup",
+    "planish optimize photos/ --max-latency 30ms --device", "planish verify runs/board",
 )  # fmt: skip
 ON_OTHER_MACHINES = (  # a Raspberry Pi, a Jetson, a phone, a server without internet
     "cp", "scp", "export", "python3 -m venv", "litert/bin/pip", "planish doctor --device", "planish bench original",

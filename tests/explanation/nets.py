@@ -56,7 +56,7 @@ def exported(network: str | nn.Module, size: int) -> Artifact:
 def healthy(float_: Artifact, runtime: str = "onnxruntime") -> Path:
     """As Planish quantizes it for this machine."""
     task: Any = Samples(float_.input_spec.height)
-    quantized = replace(Int8.for_this_machine(), calibration_images=16).apply(float_, task)
+    quantized = replace(Int8.for_device(), calibration_images=16).apply(float_, task)
     return (ToOpenVino().apply(quantized, task) if runtime == "openvino" else quantized).files[0]
 
 

@@ -51,7 +51,7 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     any_task: Any = task
     torch_artifact = artifact("resnet8", 32)
     float_ = ToOnnx().apply(torch_artifact, any_task)
-    int8 = replace(Int8.for_this_machine(), calibration_images=16).apply(float_, any_task)
+    int8 = replace(Int8.for_device(), calibration_images=16).apply(float_, any_task)
     save_artifact(torch_artifact, folder / "model")
 
     def write(name: str, made: Artifact, runtime: str) -> None:

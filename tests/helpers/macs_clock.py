@@ -13,6 +13,7 @@ import onnx
 import pytest
 from onnx import shape_inference
 
+from planish.devices import device
 from planish.evaluation import latency
 from planish.export.runtimes.packed_file import unpacked
 from planish.export.runtimes.registry import load as plain_load
@@ -63,11 +64,11 @@ class Worker:
         self._ms, self._bytes = 1e3 * (_A_CALL + batch * macs(file) / 1e9), file.stat().st_size
 
     def wait(self) -> Any:
-        return {}, None
+        return {}, []
 
     def ask(self, do: str, calls: int = 1) -> Any:
         answer = {"warm_up": {"call_ms": self._ms}, "memory": {"peak_memory_bytes": self._bytes}}
-        return answer.get(do, {}), self._ms * self._noise.normal(1, 0.005, calls)
+        return answer.get(do, {}), [self._ms * self._noise.normal(1, 0.005, calls)]
 
     def close(self) -> None: ...
 
@@ -75,5 +76,5 @@ class Worker:
 def time_by_macs(monkeypatch: pytest.MonkeyPatch) -> None:
     """From now on ``measure_latency`` goes by multiplications."""
     ticks = itertools.count()
-    monkeypatch.setattr(latency, "WorkerProcess", Worker)
+    monkeypatch.setattr(device, "WorkerProcess", Worker)
     monkeypatch.setattr(latency, "monotonic", lambda: 0.2 * next(ticks))

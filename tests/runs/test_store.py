@@ -17,7 +17,7 @@ import pytest
 
 from planish.artifact import Artifact, InputSpec, Lineage, Preprocessing
 from planish.decisions import decide
-from planish.errors import BundleError, DataError, TechniqueError
+from planish.errors import BundleError, ConnectionLostError, DataError, TechniqueError
 from planish.files.atomic import read_arrays, write_arrays, write_json
 from planish.models import create
 from planish.models.storage import load_artifact, save_artifact
@@ -74,6 +74,15 @@ def test_what_was_found_impossible_is_not_tried_again(tmp_path: Path) -> None:
     assert calls == [1]
     with pytest.raises(TechniqueError):
         Store(tmp_path).attempt("c", "searching", fails, (DataError,))
+
+
+def test_a_lost_connection_does_not_make_an_attempt_impossible(tmp_path: Path) -> None:
+    def lost() -> None:
+        raise ConnectionLostError("the device is gone")
+
+    with pytest.raises(ConnectionLostError):
+        Store(tmp_path).attempt("a", "searching", lost)
+    assert Store(tmp_path).attempt("a", "searching", lambda: None) == ""
 
 
 def test_what_was_put_survives_a_kill(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ import pytest
 
 from planish import commands, deadline
 from planish.artifact import Artifact, InputSpec, Lineage, Preprocessing, Source, Step
+from planish.devices import device
 from planish.errors import TechniqueError
 from planish.evaluation import latency
 from planish.models.zoo import build
@@ -103,13 +104,13 @@ class _Worker:
         self.world.spend("process")
 
     def wait(self) -> Any:
-        return {}, None
+        return {}, []
 
     def ask(self, do: str, calls: int = 1) -> Any:
         if do == "run":
             self.world.spend("call", times=calls)
         noise = 1 + 0.001 * np.arange(calls)
-        return {"warm_up": {"call_ms": self.ms}, "memory": {"peak_memory_bytes": 1e6}}.get(do, {}), self.ms * noise
+        return {"warm_up": {"call_ms": self.ms}, "memory": {"peak_memory_bytes": 1e6}}.get(do, {}), [self.ms * noise]
 
     def close(self) -> None: ...
 
@@ -134,10 +135,11 @@ def simulate(
     for place in (store, module, latency, deadline):
         monkeypatch.setattr(place, "monotonic", clock)
     monkeypatch.setattr(time_estimates, "perf_counter", clock)
-    monkeypatch.setattr(latency, "WorkerProcess", _Worker(world))
+    monkeypatch.setattr(device, "WorkerProcess", _Worker(world))
     monkeypatch.setattr(time_estimates, "seconds_per_image", lambda *_: world.cost("evaluating an image"))
     monkeypatch.setattr(module, "prepare_job", lambda *_, **__: _job(world))
-    monkeypatch.setattr(module, "available", lambda _: ["onnxruntime", "openvino"])
+    known = ("onnxruntime", "openvino")
+    monkeypatch.setattr(module, "available", lambda _: [name for name in known if device.current_device().runtime_version(name)])
     monkeypatch.setattr(module, "ToOnnx", lambda: SimpleNamespace(apply=lambda artifact, _: _exported(world, artifact)))
     monkeypatch.setattr(module, "decided_precision", lambda *_: "off")
     monkeypatch.setattr(module, "stored_original", _original(world))

@@ -1,4 +1,4 @@
-"""Verification of a bundle on this machine."""
+"""Verification of a bundle, on this machine or on a device."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 def verify(
     bundle: str | Path,
     *,
+    device: str | None = None,
     latency: Annotated[bool, Parameter(negative="--no-latency")] = True,
     max_latency: str | float | None = None,
     public_key: str | Path | None = None,
@@ -24,7 +25,8 @@ def verify(
 
     Args:
         bundle: Folder of a bundle or a run; or hf://OWNER/NAME on the Hugging Face Hub, which is downloaded to a temporary folder.
-        latency: Measure the latency on this machine, next to the recorded one.
+        device: Device that the model runs on: ssh://user@host:port/path/of/python; by default this machine.
+        latency: Measure the latency, next to the recorded one.
         max_latency: Maximum latency of one batch: 5ms; exit code 1 if it is exceeded.
         public_key: Public Ed25519 key, a PEM file, that the bundle must be signed with.
 
@@ -33,14 +35,17 @@ def verify(
 
     Raises:
         BundleError: there is no bundle, or the key cannot be used.
+        DeviceError: the device cannot be reached.
         HubError: the repository on the Hub cannot be read.
 
     Example:
         $ planish verify runs/demo/bundle
         $ planish verify hf://user/photos --no-latency
+        $ planish verify runs/demo/bundle --device ssh://pi@raspberry.local
     """
     from dataclasses import replace
 
+    from planish.devices.device import using_device
     from planish.export.bundle.folder import bundle_folder
     from planish.export.bundle.verify import verify as check
     from planish.hub.repository import local_copy
@@ -48,7 +53,7 @@ def verify(
 
     limit = None if max_latency is None else milliseconds(max_latency)
     key = None if public_key is None else Path(public_key)
-    with local_copy(bundle) as place:
+    with local_copy(bundle) as place, using_device(device):
         folder = bundle_folder(place)
         report = check(folder, latency=latency, max_latency_ms=limit, public_key=key)
     return report if place == Path(bundle) else replace(report, folder=str(bundle))

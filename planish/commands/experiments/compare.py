@@ -31,6 +31,7 @@ def compare(
     augmentation: Strength = "light",
     train_mode: Annotated[TrainMode, Parameter(name="--train")] = "auto",
     runtime: str = "onnxruntime",
+    device: str | None = None,
     threads: int = 1,
     batch: int = 1,
     image_size: ImageSize | None = None,
@@ -59,6 +60,7 @@ def compare(
         augmentation: Augmentation of training images.
         train_mode: Whether to train the original; auto trains it unless it was already trained on these classes.
         runtime: Runtime for all files.
+        device: Device that files and layers are timed on: ssh://user@host:port/path/of/python; by default this machine.
         threads: Number of threads the runtime may use.
         batch: Batch size.
         image_size: Input size in pixels, or HEIGHTxWIDTH.
@@ -75,25 +77,28 @@ def compare(
         The comparison.
 
     Raises:
-        PlanishError: the images, the model or the topic cannot be used.
+        PlanishError: the images, the model, the topic or the device cannot be used.
 
     Example:
         $ planish compare fashion-mini --topic pruning --model resnet8x2 --epochs 8
+        $ planish compare fashion-mini --topic quantization --model resnet8x2 --device ssh://pi@raspberry.local
     """
+    from planish.devices.device import using_device
     from planish.experiments.compression import compare as run
     from planish.report.pages.comparison import write_comparison
     from planish.settings import DeploymentTarget, ModelSettings, OriginalSettings, RunSettings
 
     at_least(1, epochs=epochs, recovery_epochs=recovery_epochs, threads=threads, batch=batch)
-    found = run(
-        source(data, layout),
-        topic=topic,
-        model=ModelSettings(model, weights, image_size, task=task, metric=metric),
-        original=OriginalSettings(epochs, augmentation, train_mode),
-        recovery_epochs=recovery_epochs,
-        target=DeploymentTarget(runtime, threads, batch),
-        run=RunSettings(out, resume, None, skip_bad, seed),
-        watch=watch,
-    )
+    with using_device(device):
+        found = run(
+            source(data, layout),
+            topic=topic,
+            model=ModelSettings(model, weights, image_size, task=task, metric=metric),
+            original=OriginalSettings(epochs, augmentation, train_mode),
+            recovery_epochs=recovery_epochs,
+            target=DeploymentTarget(runtime, threads, batch),
+            run=RunSettings(out, resume, None, skip_bad, seed),
+            watch=watch,
+        )
     write_comparison(results_folder(out, found.name))
     return found

@@ -24,8 +24,8 @@ from planish.compression.quantization.bias_correction import add_biases, correct
 from planish.compression.quantization.equalization import equalise
 from planish.compression.quantization.mixed_precision import group_sensitivity, shield, time_of_each, worth_keeping_float
 from planish.compression.quantization.weight_ranges import shared_weight_ranges
+from planish.devices.device import current_device
 from planish.devices.kernels import onnxruntime_kernels, require_integers
-from planish.devices.machine import saturates
 from planish.errors import TechniqueError, first_line
 from planish.files.onnx_nodes import readers
 from planish.files.workspace import fresh_folder
@@ -83,9 +83,9 @@ class Int8:
     requires: ClassVar[Mapping[str, tuple[str, ...]]] = {"format": ("onnx",), "precision": ("fp32",)}
 
     @classmethod
-    def for_this_machine(cls) -> Int8:
-        """Create the technique with the largest ``weight_bits`` that this machine's integer kernels compute exactly."""
-        return cls(weight_bits=7 if saturates() else 8)
+    def for_device(cls) -> Int8:
+        """Create the technique with the largest ``weight_bits`` that the current device's integer kernels compute exactly."""
+        return cls(weight_bits=7 if current_device().saturates else 8)
 
     @property
     def changes(self) -> dict[str, str]:

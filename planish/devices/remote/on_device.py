@@ -1,6 +1,7 @@
 """The part that runs on a device, with Python 3.9 or later, numpy and a runtime alone. It is sent there with ``latency_worker``.
 
-``worker`` times one model, see ``latency_worker``; ``receive`` stores files that are sent; ``describe`` prints what the device is as JSON.
+``worker`` runs and times models, see ``latency_worker``; ``receive`` stores files that are sent; ``describe`` prints what the device is as
+JSON; ``setup`` makes a virtual environment.
 """
 
 from __future__ import annotations
@@ -11,12 +12,18 @@ import json
 import os
 import platform
 import shutil
+import subprocess
 import sys
+import time
+import zlib
+from collections.abc import Iterable
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 FOLDER = Path("~/.cache/planish-device").expanduser()
+ENVIRONMENT = ".local/share/planish-device"  # in the home folder: the virtual environment that ``setup`` makes
 RUNTIMES = {"onnxruntime": "onnxruntime", "openvino": "openvino", "litert": "ai_edge_litert"}
 INSTRUCTION_SETS = {  # name in /proc/cpuinfo: name in results
     "avx2": "avx2", "avx512f": "avx512f", "avx512_vnni": "avx512_vnni", "avx512_bf16": "avx512_bf16", "avx_vnni": "avx_vnni",
@@ -26,7 +33,11 @@ PACKAGES = {"onnxruntime": "onnxruntime", "openvino": "openvino", "litert": "ai-
 
 
 def load(files: list[str], runtime: str, threads: int, batch: int) -> Any:
-    """Open a model with the same settings as ``planish.export.runtimes``; returns a function of uint8 images ``(N, H, W, C)``."""
+    """Open a model with the same settings as ``planish.export.runtimes``.
+
+    Returns:
+        A function of a batch of images, uint8 ``(N, H, W, C)``, that returns the outputs by name.
+    """
     if runtime == "onnxruntime":
         import onnxruntime
 
@@ -34,11 +45,11 @@ def load(files: list[str], runtime: str, threads: int, batch: int) -> Any:
         options.intra_op_num_threads, options.inter_op_num_threads, options.log_severity_level = threads, 1, 3
         options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
         options.add_session_config_entry("session.force_spinning_stop", "1")
-        if _saturates():
+        if _cpuinfo() and saturates(platform.machine(), _instruction_sets()):
             options.add_session_config_entry("session.x64quantprecision", "1")
         session = onnxruntime.InferenceSession(files[0], options, providers=["CPUExecutionProvider"])
-        name = session.get_inputs()[0].name
-        return lambda images: session.run(None, {name: images})
+        given, found = session.get_inputs()[0].name, [output.name for output in session.get_outputs()]
+        return lambda images: dict(zip(found, session.run(found, {given: images})))  # noqa: B905 Python 3.9 has no strict
     if runtime in ("openvino", "openvino-default"):
         import openvino
 
@@ -50,21 +61,63 @@ def load(files: list[str], runtime: str, threads: int, batch: int) -> Any:
         settings = {"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": "1", "INFERENCE_NUM_THREADS": str(threads)}
         precision = {} if runtime == "openvino-default" else {"INFERENCE_PRECISION_HINT": "f32"}
         request = core.compile_model(model, "CPU", {**precision, **settings}).create_infer_request()
-        return lambda images: request.infer({0: images}, share_inputs=True)
+        names = [port.get_any_name() if port.get_names() else port.get_node().get_friendly_name() for port in model.outputs]
+
+        def infer(images: Any) -> dict[str, Any]:
+            results = request.infer({0: images}, share_inputs=True)
+            return {name: results[i] for i, name in enumerate(names)}
+
+        return infer
     if runtime == "litert":
         from ai_edge_litert.interpreter import Interpreter
 
         interpreter = Interpreter(files[0], num_threads=threads)
+        outputs = interpreter.get_signature_runner().get_output_details()
         place = interpreter.get_input_details()[0]["index"]
         interpreter.resize_tensor_input(place, (batch, *interpreter.get_input_details()[0]["shape"][1:]))
         interpreter.allocate_tensors()
 
-        def run(images: Any) -> None:
+        def values(output: Any) -> Any:
+            found, (scale, zero) = interpreter.get_tensor(output["index"]), output["quantization"]
+            return (found.astype("float32") - zero) * scale if scale else found
+
+        def invoke(images: Any) -> dict[str, Any]:
             interpreter.set_tensor(place, images)
             interpreter.invoke()
+            return {"logits" if name == "output_0" else name: values(output) for name, output in outputs.items()}
 
-        return run
+        return invoke
     raise ValueError(f"{runtime} is not supported on a device")
+
+
+def setup(wheels: str, packages: list[str]) -> None:
+    """Make the virtual environment ``ENVIRONMENT``, in the place of the one that was there.
+
+    Args:
+        wheels: folder that all packages are installed from; empty for PyPI.
+        packages: to install.
+    """
+    if find_spec("ensurepip") is None:
+        sys.exit("this Python makes no virtual environments; on Debian and Ubuntu run: sudo apt-get install python3-venv")
+    environment = Path.home() / ENVIRONMENT
+    partial = environment.with_name(environment.name + ".partial")  # renamed once it is complete
+    shutil.rmtree(partial, ignore_errors=True)
+    source = ["--no-index", "--find-links", wheels] if wheels else []
+    commands = [
+        [sys.executable, "-m", "venv", str(partial)],
+        [str(partial / "bin/python"), "-m", "pip", "install", "--disable-pip-version-check", "--no-input", *source, *packages],
+    ]
+    for command in commands:
+        if code := subprocess.run(command, stdout=sys.stderr, stdin=subprocess.DEVNULL, check=False).returncode:
+            sys.exit(code)  # what it printed says why
+    shutil.rmtree(environment, ignore_errors=True)
+    partial.rename(environment)
+
+
+def saturates(architecture: str, instruction_sets: Iterable[str]) -> bool:
+    """Whether integer kernels overflow with 8-bit weights; see ``planish.devices.machine.saturates``."""
+    x86 = architecture.lower() in ("x86_64", "amd64", "i686")
+    return x86 and not any("vnni" in name or name == "amx_int8" for name in instruction_sets)
 
 
 def describe() -> dict[str, Any]:
@@ -106,11 +159,13 @@ def state() -> dict[str, Any]:
     return found
 
 
-def receive(limit_bytes: int) -> None:
-    """Store files from stdin under the hash of their content, and remove those used longest ago beyond ``limit_bytes``.
+def receive(limit_bytes: int, kept_seconds: float) -> None:
+    """Store files from stdin under the hash of their content.
+
+    Beyond ``limit_bytes`` those used longest ago are removed, but none that was used in the last ``kept_seconds``: it may be timed next.
 
     Stdin is a line with a JSON list of ``[folder, name, size, sha256]``; then, after the indices of the missing files were printed as a
-    line of JSON, their bytes. The paths of all files are printed as a last line of JSON.
+    line of JSON, each of these: eight bytes with a length, and as many of zlib. The paths of all files are printed as a last line of JSON.
     """
     wanted = json.loads(sys.stdin.buffer.readline())
     paths = [FOLDER / folder / name for folder, name, _, _ in wanted]
@@ -118,30 +173,32 @@ def receive(limit_bytes: int) -> None:
     print(json.dumps(missing), flush=True)
     for i in missing:
         paths[i].parent.mkdir(parents=True, exist_ok=True)
-        partial, digest, left = paths[i].with_suffix(f".{os.getpid()}.partial"), hashlib.sha256(), wanted[i][2]
+        partial, digest, unpacked = paths[i].with_suffix(f".{os.getpid()}.partial"), hashlib.sha256(), zlib.decompressobj()
+        left = int.from_bytes(sys.stdin.buffer.read(8), "big")
         with partial.open("wb") as file:
             while left:
                 data = sys.stdin.buffer.read(min(left, 1 << 20))
                 if not data:
                     raise EOFError("the connection ended")
-                digest.update(data)
-                file.write(data)
                 left -= len(data)
+                content = unpacked.decompress(data)
+                digest.update(content)
+                file.write(content)
         if digest.hexdigest() != wanted[i][3]:
             raise ValueError(f"{paths[i].name} arrived damaged")
         partial.replace(paths[i])
     for path in paths:
         os.utime(path.parent)
-    _evict(limit_bytes, {path.parent for path in paths})
+    _evict(limit_bytes, {path.parent for path in paths}, time.time() - kept_seconds)
     print(json.dumps([str(path) for path in paths]), flush=True)
 
 
-def _evict(limit_bytes: int, kept: set[Path]) -> None:
+def _evict(limit_bytes: int, kept: set[Path], used_since: float) -> None:
     folders = sorted((p for p in FOLDER.iterdir() if p.is_dir()), key=lambda p: p.stat().st_mtime, reverse=True)
     total = 0
     for folder in folders:
         total += sum(file.stat().st_size for file in folder.iterdir())
-        if total > limit_bytes and folder not in kept:
+        if total > limit_bytes and folder not in kept and folder.stat().st_mtime < used_since:
             shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -154,12 +211,6 @@ def _instruction_sets() -> list[str]:
     info = _cpuinfo()
     flags = set((info.get("flags") or info.get("Features") or "").split())
     return [name for flag, name in INSTRUCTION_SETS.items() if flag in flags]
-
-
-def _saturates() -> bool:
-    """See ``planish.devices.machine.saturates``."""
-    x86 = platform.machine().lower() in ("x86_64", "amd64", "i686")
-    return x86 and bool(_cpuinfo()) and not any("vnni" in name or name == "amx_int8" for name in _instruction_sets())
 
 
 def _read(path: str) -> str:
@@ -175,7 +226,9 @@ def main() -> None:
     if do == "worker":
         import_module("planish.devices.latency_worker").main()
     elif do == "receive":
-        receive(int(sys.argv[2]))
+        receive(int(sys.argv[2]), float(sys.argv[3]))
+    elif do == "setup":
+        setup(sys.argv[2], sys.argv[3:])
     else:
         print(json.dumps({"describe": describe, "state": state}[do]()))
 

@@ -15,6 +15,7 @@ from pydantic.dataclasses import dataclass
 
 from planish.artifact import Artifact, InputSpec, Lineage, Preprocessing
 from planish.data.preprocessing import preprocess
+from planish.devices.device import current_device
 from planish.errors import BundleError, DataError
 from planish.export.bundle.readme import readme
 from planish.export.bundle.reference import DriftReference, image_values, reference_values
@@ -39,6 +40,7 @@ EXPECTED, REFERENCE = "golden/expected.npz", "reference.json"
 # values to the neighbouring step, and this error propagates through all later layers.
 _TOLERANCE = {"fp32": 1e-3, "int8": 0.1}
 _REFERENCE_IMAGES = 1000
+GOLDEN = 16  # number of golden samples
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -56,7 +58,7 @@ class Bundle:
         runtime: in which the model was measured.
         threads: number of threads of the measurements.
         batch_size: batch size of the measurements.
-        runtime_settings: settings of the runtime during the measurements.
+        runtime_settings: settings of the runtime during the measurements, on the device that they name.
         measurements: by name.
         versions: of the libraries that the bundle was made with.
         golden_samples: image files with expected outputs, relative to the bundle.
@@ -92,7 +94,7 @@ def write_bundle(
     *,
     target: DeploymentTarget,
     measurements: Mapping[str, Measurement],
-    golden: int = 16,
+    golden: int = GOLDEN,
     assignment: SplitAssignment | None = None,
 ) -> Path:
     """Write a bundle to ``folder``, which appears only once it is complete. An earlier bundle there is replaced.
@@ -140,12 +142,12 @@ def write_bundle(
         measurements=dict(measurements),
         versions={
             "planish": _planish_version(),
-            runtime: find(runtime).version(),
+            runtime: current_device().runtime_version(runtime),
             "python": platform.python_version(),
             "numpy": np.__version__,
         },
         golden_samples=names,
-        tolerance=_tolerance(artifact.facts["precision"], runtime),
+        tolerance=tolerance_of(artifact.facts["precision"], runtime),
         sha256=dict(sorted(file_hashes(partial).items())),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
@@ -260,19 +262,20 @@ def file_hashes(folder: Path) -> dict[str, str]:
     return hashes
 
 
-def _spread(length: int, count: int) -> list[int]:
+def spread(length: int, count: int) -> list[int]:
+    """Return ``count`` indices, evenly spread over a split of this length; all of them if it has fewer."""
     return [int(i) for i in np.unique(np.linspace(0, length - 1, min(count, length)).astype(int))]
 
 
-def _tolerance(precision: str, runtime: str) -> float:
-    """Return the tolerance for a file of this precision; a runtime's default precision may differ on another processor."""
+def tolerance_of(precision: str, runtime: str) -> float:
+    """Return the tolerance for a file of this precision, see ``Bundle``; a runtime's default precision may differ on another processor."""
     is_default = runtime in {kind.name for kind in DEFAULT_PRECISION.values()}
     return max(_TOLERANCE.values()) if is_default else _TOLERANCE.get(precision, max(_TOLERANCE.values()))
 
 
 def _write_golden(artifact: Artifact, split: Split, folder: Path, predictor: Predictor, count: int) -> tuple[str, ...]:
     names, outputs = [], []
-    for number, index in enumerate(_spread(len(split), count)):
+    for number, index in enumerate(spread(len(split), count)):
         data = split.file_bytes(index)
         suffix = PurePosixPath(split.keys[index]).suffix.lower()
         name = f"golden/{number:03d}{suffix if suffix[1:].isalnum() else ''}"
@@ -289,7 +292,7 @@ def _write_reference(artifact: Artifact, task: Task, folder: Path, predictor: Pr
     images = split.images(artifact.input_spec, artifact.preprocessing)
 
     def values() -> Iterator[dict[str, Any]]:
-        for i in _spread(len(split), _REFERENCE_IMAGES):  # one at a time: the masks of all images would not fit into memory
+        for i in spread(len(split), _REFERENCE_IMAGES):  # one at a time: the masks of all images would not fit into memory
             image = np.ascontiguousarray(images[i : i + 1])
             yield from image_values(task.name, artifact.class_names, image, predictor(image), [split.file_bytes(i)])
 

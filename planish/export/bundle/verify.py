@@ -1,4 +1,4 @@
-"""Verification of a bundle: unchanged files, expected outputs, and the latency on this machine compared with the recorded one."""
+"""Verification of a bundle: unchanged files, expected outputs, and the latency on the current device compared with the recorded one."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from planish.data.preprocessing import preprocess
-from planish.errors import BundleError, GoalError, PlanishError
+from planish.devices.device import current_device
+from planish.errors import BundleError, DeviceError, GoalError, PlanishError
 from planish.evaluation.latency import LatencySettings, Subject, measure_latency
 from planish.export.bundle.folder import SIGNATURE, Bundle, changed_files, read_bundle, read_expected, unnamed_classes
 from planish.export.bundle.signature import check_signature
 from planish.export.checks.agreement import compact_outputs, differences
-from planish.export.runtimes.registry import find, imports, load, run_checked
+from planish.export.runtimes.registry import find, imports, require_runtime, run_checked
 from planish.measurement import Measurement
 from planish.printable import printable
 
@@ -41,10 +42,11 @@ class VerifyReport:
         worst: largest difference from an expected output, relative to the largest expected value.
         tolerance: largest difference allowed.
         failures: one line each; empty if the bundle is valid.
-        latency: median latency of one call on this machine, with the bundle's batch size and threads; None if it was not measured.
+        latency: median latency of one call, with the bundle's batch size and threads; None if it was not measured.
         promised: the latency measured when the bundle was made; None if it was not measured.
         signature: ``verified``; ``unchecked`` if there is one but no key was given; or ``none``.
-        notes: one line for each setting of the runtime that is another one on this machine than recorded; these are not failures.
+        notes: one line for each setting of the runtime that is another one than recorded; these are not failures.
+        device: address and processor of the device that the model ran on; empty for this machine.
     """
 
     folder: str
@@ -56,6 +58,7 @@ class VerifyReport:
     promised: Measurement | None = None
     signature: str = "none"
     notes: list[str] = field(default_factory=list)
+    device: str = ""
 
     @property
     def ok(self) -> bool:
@@ -67,7 +70,8 @@ class VerifyReport:
         else:
             lines = [
                 f"{self.folder} verifies: all files are unchanged, and {self.samples} golden samples give the known outputs "
-                f"(largest difference {self.worst:.1e} of the largest output, allowed {self.tolerance:g})"
+                + f"on {self.device} " * bool(self.device)
+                + f"(largest difference {self.worst:.1e} of the largest output, allowed {self.tolerance:g})"
             ]
         return "\n".join([*lines, _SIGNATURES[self.signature], *self.notes, *self._speed()])
 
@@ -86,8 +90,9 @@ class VerifyReport:
 def verify(folder: Path, *, latency: bool = False, max_latency_ms: float | None = None, public_key: Path | None = None) -> VerifyReport:
     """Check that no file is missing, changed or added; then run the model on the golden samples, starting from their image files.
 
-    The model runs in the bundle's runtime with the bundle's number of threads. Outputs may differ by ``Bundle.tolerance`` of the largest
-    expected value (another processor rounds differently), and the top-1 class must be the expected one wherever its margin exceeds that.
+    The model runs on the current device (``planish.devices.device``), in the bundle's runtime with the bundle's number of threads. Outputs
+    may differ by ``Bundle.tolerance`` of the largest expected value (another processor rounds differently), and the top-1 class must be
+    the expected one wherever its margin exceeds that.
 
     Args:
         folder: the bundle.
@@ -99,6 +104,7 @@ def verify(folder: Path, *, latency: bool = False, max_latency_ms: float | None 
     Raises:
         BundleError: the folder is not a bundle, its description cannot be trusted, or its expected outputs cannot be read.
         RuntimeMissingError: the bundle's runtime is not installed.
+        DeviceError: the connection to the device was lost.
         ModelError: the latency cannot be measured.
         GoalError: ``max_latency_ms`` is given without ``latency``.
     """
@@ -115,34 +121,40 @@ def verify(folder: Path, *, latency: bool = False, max_latency_ms: float | None 
             failures.append(str(error))
     if failures:  # a model that may have been tampered with is not run
         return VerifyReport(str(folder), 0, 0.0, bundle.tolerance, failures, signature=signature)
-    predictor = load([folder / name for name in bundle.files], bundle.runtime, threads=bundle.threads, batch=1)
+    require_runtime(bundle.runtime)
+    device = current_device()
     expected = read_expected(folder, bundle, _MOST_EXPECTED)
     images: list[Pixels] = []
     outputs_now: dict[int, Outputs] = {}
-    for i, name in enumerate(bundle.golden_samples):
-        try:
-            images.append(preprocess((folder / name).read_bytes(), bundle.input_spec, bundle.preprocessing))
-            outputs = run_checked(predictor, images[-1][None], bundle.files[0])
-            if fault := unnamed_classes(outputs, bundle):
-                failures.append(f"{name}: {fault}")
-            outputs_now[i] = compact_outputs(outputs)
-        except (PlanishError, OSError) as error:
-            failures.append(f"{name}: {error}")
+    with device.predictor([folder / name for name in bundle.files], bundle.runtime, bundle.threads) as predictor:
+        for i, name in enumerate(bundle.golden_samples):
+            try:
+                images.append(preprocess((folder / name).read_bytes(), bundle.input_spec, bundle.preprocessing))
+                outputs = run_checked(predictor, images[-1][None], bundle.files[0])
+                if fault := unnamed_classes(outputs, bundle):
+                    failures.append(f"{name}: {fault}")
+                outputs_now[i] = compact_outputs(outputs)
+            except DeviceError:
+                raise
+            except (PlanishError, OSError) as error:
+                failures.append(f"{name}: {error}")
     worst, wrong = _compare(bundle, expected, outputs_now)
     failures += wrong
     measured = _latency(folder, bundle, np.stack(images)) if latency and images else None
     if measured is not None and max_latency_ms is not None and measured.value > max_latency_ms:
         failures.append(f"a call takes {measured} (batch {bundle.batch_size}, threads {bundle.threads}), at most {max_latency_ms:g} ms")
     promised = bundle.measurements.get("latency_ms")
-    notes = _other_settings(bundle)
-    return VerifyReport(str(folder), len(bundle.golden_samples), worst, bundle.tolerance, failures, measured, promised, signature, notes)
+    notes, where = _other_settings(bundle), f"{device.address} ({device.name})" if device.address else ""
+    samples = len(bundle.golden_samples)
+    return VerifyReport(str(folder), samples, worst, bundle.tolerance, failures, measured, promised, signature, notes, where)
 
 
 def _other_settings(bundle: Bundle) -> list[str]:
     """The settings of the runtime that differ from the recorded ones: they depend on the processor and on the version of Planish."""
     recorded, here = bundle.runtime_settings, find(bundle.runtime).settings(bundle.threads)
+    where = "there" if current_device().address else "here"
     return [
-        printable(f"note: {bundle.runtime} runs with {key}={here.get(key, 'default')} here, recorded is {recorded.get(key, 'default')}")
+        printable(f"note: {bundle.runtime} runs with {key}={here.get(key, 'default')} {where}, recorded is {recorded.get(key, 'default')}")
         for key in sorted({*recorded, *here})
         if recorded.get(key) != here.get(key)
     ]

@@ -6,7 +6,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from planish.devices.device import current_device
 from planish.devices.kernels import LAYERS, exact_integers, onnxruntime_kernels
+from planish.devices.machine import saturates
 from planish.errors import ExportError
 from planish.export.runtimes.packed_file import unpacked
 
@@ -14,9 +16,8 @@ if TYPE_CHECKING:
     from planish.artifact import Outputs, Pixels
 
 
-def _settings() -> dict[str, str]:
-    # threads spin during a call and sleep between calls, so that an idle model uses no CPU
-    return {"session.force_spinning_stop": "1", **exact_integers()}
+# threads spin during a call and sleep between calls, so that an idle model uses no CPU
+_SETTINGS = {"session.force_spinning_stop": "1"}
 
 
 class OnnxRuntime:
@@ -38,7 +39,8 @@ class OnnxRuntime:
 
     @staticmethod
     def settings(threads: int) -> dict[str, str]:
-        return {"intra_op_num_threads": str(threads), "inter_op_num_threads": "1", "execution_mode": "sequential", **_settings()}
+        own = {"intra_op_num_threads": str(threads), "inter_op_num_threads": "1", "execution_mode": "sequential"}
+        return own | _SETTINGS | exact_integers(current_device().saturates)
 
     @staticmethod
     def session_options(threads: int) -> Any:
@@ -50,7 +52,7 @@ class OnnxRuntime:
         options.inter_op_num_threads = 1
         options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
         options.log_severity_level = 3
-        for name, value in _settings().items():
+        for name, value in (_SETTINGS | exact_integers(saturates())).items():
             options.add_session_config_entry(name, value)
         return options
 

@@ -29,6 +29,7 @@ from planish.errors import ExportError
 from planish.export.runtimes import huffman
 from planish.files.archives import inflate
 from planish.files.reading import DAMAGED, describe
+from planish.files.workspace import fresh_folder
 
 _MAGIC = b"planish packed 1\n"
 _SAMPLE = 4096  # values that decide whether a codebook is tried
@@ -120,6 +121,16 @@ def unpacked(file: Path) -> bytes | str:
     with file.open("rb") as stream:
         is_packed = stream.read(len(_MAGIC)) == _MAGIC
     return unpack(file.read_bytes()) if is_packed else str(file)
+
+
+def unpacked_file(file: Path) -> Path:
+    """The file that is in a packed file, written to a new folder; any other file itself."""
+    content = unpacked(file)
+    if isinstance(content, str):
+        return file
+    whole = fresh_folder("unpacked-") / file.name.removesuffix(".packed")
+    whole.write_bytes(content)
+    return whole
 
 
 def _bytes_of(item_bytes: int, shape: Sequence[int]) -> int:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from planish.artifact import Predictor
+from planish.devices.device import current_device
 from planish.errors import ExportError, PlanishError, RuntimeMissingError, first_line
 from planish.export.runtimes.executorch import ExecuTorch
 from planish.export.runtimes.litert import LiteRt
@@ -49,7 +50,7 @@ class Runtime(Protocol):
 
     @staticmethod
     def settings(threads: int) -> dict[str, str]:
-        """The settings it runs with, recorded so that a measurement can be repeated."""
+        """The settings it runs with on the current device, recorded so that a measurement can be repeated."""
         ...
 
     @staticmethod
@@ -84,8 +85,9 @@ def with_variants() -> dict[str, type[Runtime]]:
 
 
 def available(format_: str | None = None) -> list[str]:
-    """The names of the runtimes that work on this machine, and that open ``format_`` if it is given."""
-    return [name for name, kind in registered().items() if (format_ is None or format_ in kind.formats) and kind.version()]
+    """The names of the runtimes that work on this machine and on the current device, and that open ``format_`` if it is given."""
+    here = [name for name, kind in registered().items() if (format_ is None or format_ in kind.formats) and kind.version()]
+    return [name for name in here if not current_device().address or current_device().runtime_version(name)]
 
 
 def default_precision_runtimes() -> dict[str, str]:
@@ -109,6 +111,21 @@ def find(name: str) -> type[Runtime]:
     if not found.version():
         raise RuntimeMissingError(f"the runtime {name} is not installed", "a file runs only where its runtime is", f"run: {found.install}")
     return found
+
+
+def require_runtime(name: str) -> None:
+    """Check that a runtime is installed, on this machine and on the current device.
+
+    Raises:
+        RuntimeMissingError: it is not.
+    """
+    install, device = find(name).install, current_device()
+    if not device.runtime_version(name):
+        raise RuntimeMissingError(
+            f"the runtime {name} is not installed on {device.address}",
+            "a file is timed where it will run, with the runtime of that device",
+            f"there run: {install}; planish device-setup {device.address} does that for onnxruntime",
+        )
 
 
 def imports(name: str) -> tuple[str, ...]:

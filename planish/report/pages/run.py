@@ -103,6 +103,7 @@ def render(run: RunFolder) -> str:
         training=plots.training(run.history, result.primary_metric),
         bundle=run.bundle,
         machine=facts(result.machine),
+        device=facts(result.device),
         data=facts(result.data),
         commands=_commands(run),
     )

@@ -67,7 +67,7 @@ class NetworkFiles:
         for precision in precisions:
             file = onnx
             if precision == "int8":
-                file = replace(Int8.for_this_machine(), calibration_images=_CALIBRATION_IMAGES).apply(onnx, task)
+                file = replace(Int8.for_device(), calibration_images=_CALIBRATION_IMAGES).apply(onnx, task)
             save_artifact(file, self.folder(name) / precision)
             sizes[precision] = size_bytes(file.files)
         return sizes

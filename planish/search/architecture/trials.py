@@ -277,7 +277,7 @@ class SearchTrials:
         return self._runner
 
     def _plan(self, precision: FilePrecision) -> Plan:
-        quantized = (Int8.for_this_machine(),) if precision == "int8" else ()
+        quantized = (Int8.for_device(),) if precision == "int8" else ()
         return Plan(ToOnnx(), *quantized, *steps_from_onnx(self.runtime))
 
     def _artifact(self, name: str, image_size: int) -> Artifact:

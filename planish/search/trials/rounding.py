@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import partial
 
 from planish.compression import Int8, QuantizeAware
-from planish.errors import PlanishError
+from planish.errors import DeviceError, PlanishError
 from planish.plan import Plan
 from planish.progress import note
 from planish.runs.runner import extend
@@ -37,6 +37,8 @@ def pays(search: Search, trial: Trial, seconds: float) -> bool:
     shipped = DeployedCandidate(network, search.deployment)
     try:
         lost = search.runner.drop(shipped.plan, shipped.runtime, (network, "torch"), "validation")
+    except DeviceError:
+        raise
     except PlanishError:
         return False
     much = lost.value - standard_error(lost) > _WORTH_POINTS * search.goal.point
@@ -55,7 +57,7 @@ def learn(search: Search, trial: Trial, seconds: float) -> Trial | None:
     """
     runner, recovery, most = search.runner, search.recovery, float(math.ceil(seconds))
     step = QuantizeAware(
-        weight_bits=Int8.for_this_machine().weight_bits,
+        weight_bits=Int8.for_device().weight_bits,
         epochs=recovery.epochs,
         batch_size=recovery.batch_size,
         max_seconds=most,

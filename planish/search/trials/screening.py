@@ -11,7 +11,7 @@ import numpy as np
 
 from planish.compression import LatencyPruning
 from planish.deadline import deadline
-from planish.errors import PlanishError
+from planish.errors import DeviceError, PlanishError
 from planish.evaluation.latency import smallest_difference
 from planish.measurement import Measurement
 from planish.plan import Plan
@@ -119,6 +119,8 @@ def _ranks_pay(search: Search, level: Level) -> bool:
         plan = level.plans(_pruning(search, low_rank))[0]
         try:
             lost = search.runner.drop(plan, "torch", (_ORIGINAL, "torch"), "validation")
+        except DeviceError:
+            raise
         except PlanishError:
             return False
         drops.append(lost.value)
