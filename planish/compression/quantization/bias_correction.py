@@ -101,4 +101,5 @@ def _means(model: Any, names: list[str], batches: Sequence[Pixels]) -> dict[str,
 
 def _sum_by_channel(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
     """The sum over images of the mean over positions, ``(C,)``."""
-    return values.mean(axis=tuple(range(2, values.ndim)), dtype=np.float64).sum(0)
+    sums: npt.NDArray[np.float64] = values.mean(axis=tuple(range(2, values.ndim)), dtype=np.float64).sum(0)
+    return sums

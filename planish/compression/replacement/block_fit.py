@@ -98,7 +98,7 @@ def fit_block(block: nn.Module, given: Tensor, wanted: Tensor, steps: int, seed:
                 rows = order[:_BATCH]
             loss = functional.mse_loss(block(given[rows]), wanted[rows]) / scale
             optimizer.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
     block.eval()
     reestimate_batch_norm(block, (given[rows] for rows in parts))

@@ -104,21 +104,21 @@ def small_kernels(block: nn.Module, place: BlockPlace, structure: Structure | No
     block = copy.deepcopy(block)
     large = [(name, part) for name, part in block.named_modules() if type(part) is nn.Conv2d and _is_large(part)]
     for name, part in large:
-        cut = [(kernel - min(3, kernel)) // 2 for kernel in part.kernel_size]
-        kernel = [min(3, side) for side in part.kernel_size]
-        padding = [before - d * c for before, d, c in zip(part.padding, part.dilation, cut, strict=True)]  # type: ignore[call-overload]
+        (down, across), (dilation_down, dilation_across) = ((kernel - min(3, kernel)) // 2 for kernel in part.kernel_size), part.dilation
+        padding = [int(side) for side in part.padding]
         smaller = nn.Conv2d(
             part.in_channels,
             part.out_channels,
-            (kernel[0], kernel[1]),
-            part.stride,
-            (padding[0], padding[1]),
-            part.dilation,
+            (min(3, part.kernel_size[0]), min(3, part.kernel_size[1])),
+            (part.stride[0], part.stride[1]),
+            (padding[0] - dilation_down * down, padding[1] - dilation_across * across),
+            (dilation_down, dilation_across),
             part.groups,
             part.bias is not None,
         )
+        kept = slice(down, down + smaller.kernel_size[0]), slice(across, across + smaller.kernel_size[1])
         with torch.no_grad():
-            smaller.weight.copy_(part.weight[:, :, cut[0] : cut[0] + kernel[0], cut[1] : cut[1] + kernel[1]])
+            smaller.weight.copy_(part.weight[:, :, kept[0], kept[1]])
             if part.bias is not None and smaller.bias is not None:
                 smaller.bias.copy_(part.bias)
         block = _with(block, name, smaller)
