@@ -24,7 +24,7 @@ ELSEWHERE = (
     "planish train discs.csv", "planish optimize discs.csv", "planish doctor --device", "planish bench runs/photos/bundle runs/smaller",
 )  # fmt: skip
 ON_OTHER_MACHINES = (  # a Raspberry Pi, a Jetson, a phone, a server without internet
-    "cp", "scp", "export", "python3 -m venv", "litert/bin/pip", "planish doctor --device", "planish bench original",
+    "cp", "scp", "export", "python3 -m venv", "litert/bin/pip", "planish doctor --device", "planish optimize photos/ --device",
     "planish verify bundle", "planish serve bundle", "planish export model photos/ --to tensorrt", "planish verify engine",
     "planish bench model-onnx engine", "planish compress model photos/ --plan plan.yaml --out phone",
 )  # fmt: skip
