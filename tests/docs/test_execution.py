@@ -26,7 +26,7 @@ ELSEWHERE = (
     "planish optimize photos/ --max-latency 30ms --device", "planish verify runs/board",
 )  # fmt: skip
 ON_OTHER_MACHINES = (  # a Raspberry Pi, a Jetson, a phone, a server without internet
-    "cp", "scp", "export", "python3 -m venv", "litert/bin/pip", "planish doctor --device", "planish bench original",
+    "cp", "scp", "export", "python3 -m venv", "litert/bin/pip", "planish doctor --device", "planish optimize photos/ --device",
     "planish verify bundle", "planish serve bundle", "planish export model photos/ --to tensorrt", "planish verify engine",
     "planish bench model-onnx engine", "planish compress model photos/ --plan plan.yaml --out phone",
 )  # fmt: skip
