@@ -82,9 +82,10 @@ class Tracked:
     def _part(self, logged: LoggedValues) -> str:
         key = logged.about.get("key", "")
         if logged.subject not in self._parts:
-            same = next((part for part, newest in self._keys.items() if key and newest == key), "")
-            named = f"{logged.about['summary']} ({key})" if key and logged.subject == key else logged.subject
-            self._parts[logged.subject] = same or named
+            self._parts[logged.subject] = logged.subject
+            if key and logged.subject == key:  # finalists are named by their keys
+                trial = next((part for part, newest in self._keys.items() if newest == key), "")
+                self._parts[key] = trial or f"{logged.about['summary']} ({key})"
         part = self._parts[logged.subject]
         if key:
             self._keys[part] = key
