@@ -84,7 +84,7 @@ class Tracked:
         if logged.subject not in self._parts:
             self._parts[logged.subject] = logged.subject
             if key and logged.subject == key:  # finalists are named by their keys
-                trial = next((part for part, newest in self._keys.items() if newest == key), "")
+                trial = next((part for part, newest in reversed(self._keys.items()) if newest == key), "")
                 self._parts[key] = trial or f"{logged.about['summary']} ({key})"
         part = self._parts[logged.subject]
         if key:
