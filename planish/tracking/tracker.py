@@ -44,7 +44,7 @@ class Tracked:
     def __init__(self, tracker: Tracker | None) -> None:
         self._tracker = tracker
         self._parts: dict[str, str] = {}  # by subject
-        self._of_key: dict[str, str] = {}
+        self._keys: dict[str, str] = {}  # newest key by part
         self._last: defaultdict[tuple[str, bool], int] = defaultdict(int)
         self._offset: defaultdict[str, int] = defaultdict(int)
 
@@ -82,11 +82,13 @@ class Tracked:
     def _part(self, logged: LoggedValues) -> str:
         key = logged.about.get("key", "")
         if logged.subject not in self._parts:
-            named = f"{logged.about['summary']} ({key})" if key and logged.subject == key else logged.subject
-            self._parts[logged.subject] = self._of_key.get(key, named)
+            self._parts[logged.subject] = logged.subject
+            if key and logged.subject == key:  # finalists are named by their keys
+                trial = next((part for part, newest in reversed(self._keys.items()) if newest == key), "")
+                self._parts[key] = trial or f"{logged.about['summary']} ({key})"
         part = self._parts[logged.subject]
         if key:
-            self._of_key.setdefault(key, part)
+            self._keys[part] = key
         return part
 
     def _log(self, part: str, values: Mapping[str, float], step: int) -> None:

@@ -52,8 +52,9 @@ def test_a_finalist_continues_the_trial_that_it_was(recorder: Recorder) -> None:
         log_values({"latency_ms": 2.0}, subject="pruned", about=trial | {"key": "before@openvino"})
         log_values({"latency_ms": 2.0}, subject="pruned", about=trial)
         log_values({"latency_ms": 1.9}, subject="abc@openvino", about=trial)
+        log_values({"latency_ms": 2.1}, subject="before@openvino", about=trial | {"key": "before@openvino"})
         log_values({"latency_ms": 5.0}, subject="def@openvino", about={"key": "def@openvino", "summary": "original model"})
-    assert set(recorder.logged) == {"pruned", "original model (def@openvino)"}
+    assert set(recorder.logged) == {"pruned", "half (before@openvino)", "original model (def@openvino)"}
     assert recorder.series("pruned", "latency_ms") == [(1, 2.0), (2, 2.0), (3, 1.9)]
     assert recorder.described["pruned"] == {"key": "abc@openvino", "summary": "half"}
 
