@@ -225,7 +225,7 @@ def test_the_block_that_matters_stays() -> None:
 @pytest.mark.parametrize(
     ("technique", "net", "message"),
     [
-        (BlockReplacement(speedup=50, steps=0), Net(), "fastest replacements make"),
+        (BlockReplacement(speedup=500, steps=0), Net(), "fastest replacements make"),
         (BlockReplacement(speedup=1.5, kinds=("magic",)), Net(), "no replacement is called 'magic'"),
         (BlockReplacement(speedup=1.5), nn.Sequential(nn.Flatten(), nn.Linear(768, 5)), "no block of this network"),
     ],

@@ -53,10 +53,10 @@ def exported(network: str | nn.Module, size: int) -> Artifact:
     return ToOnnx().apply(artifact(network, size), Samples(size))  # type: ignore[arg-type]
 
 
-def healthy(float_: Artifact, runtime: str = "onnxruntime") -> Path:
-    """As Planish quantizes it for this machine."""
+def healthy(float_: Artifact, runtime: str = "onnxruntime", **options: Any) -> Path:
+    """As Planish quantizes it for this machine, with these options of ``Int8``."""
     task: Any = Samples(float_.input_spec.height)
-    quantized = replace(Int8.for_device(), calibration_images=16).apply(float_, task)
+    quantized = replace(Int8.for_device(), calibration_images=16, **options).apply(float_, task)
     return (ToOpenVino().apply(quantized, task) if runtime == "openvino" else quantized).files[0]
 
 

@@ -83,7 +83,7 @@ def test_reach_is_that_of_numpys_matrix_product_or_so() -> None:
 
 @pytest.mark.parametrize("runtime", PROFILERS)
 def test_errors_are_those_of_the_outputs(resnet: Artifact, runtime: str) -> None:
-    file = healthy(resnet, runtime)
+    file = healthy(resnet, runtime, correct_bias=False)  # corrected biases fit rounded activations, not those of the reference
     pixels = np.random.default_rng(1).integers(0, 256, (8, 32, 32, 3), dtype=np.uint8)
     batches = [{"images": pixels[i : i + 1]} for i in range(8)]
     against_float = measure_errors(ModelFile(file, runtime), batches, resnet.files[0])
