@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -20,13 +21,16 @@ from planish.compression.graph.submodules import replace_submodule
 from planish.compression.pruning.divergence import Divergence
 from planish.compression.pruning.width_choice import FIXED, Cost, least_error, time_of
 from planish.compression.pruning.width_costs import layers_of
-from planish.compression.replacement.block_fit import fit_block, maps_of
+from planish.compression.replacement.block_fit import fit_block, maps_of, seconds_of_step
 from planish.compression.replacement.kinds import KINDS, Structure, made
 from planish.compression.replacement.places import BlockPlace, find_places
+from planish.deadline import seconds_left
+from planish.decisions import decide
 from planish.devices.layer_latency import Precision, layer_latencies
 from planish.errors import TechniqueError
 from planish.evaluation.latency import SMALLEST_DIFFERENCE
 from planish.models.batch_norm import reestimate_batch_norm
+from planish.models.storage import fingerprint
 from planish.progress import Stage
 from planish.technique import hyper_parameters
 
@@ -37,6 +41,7 @@ if TYPE_CHECKING:
     Tried = dict[tuple[str, str], Block]  # by place and kind
 
 _IMAGES = 256
+_SHARE = 0.1  # of the time left, for training all replacements
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -53,6 +58,7 @@ class BlockReplacement:
         speedup: target speed-up of the layers together. The speed-up of the whole network is somewhat smaller, as it does other work too.
         kinds: replacements to try, see ``replacement.kinds``; all of them if empty.
         steps: training steps of each replacement, of 32 images.
+        seconds: approximate limit of the training of all replacements together, at most a tenth of the time left; it shortens ``steps``.
         runtime: runtime in which layers are timed.
         precision: precision in which layers are timed; ``int8`` if the plan has an ``int8`` step.
         threads: number of threads of the runtime.
@@ -67,6 +73,7 @@ class BlockReplacement:
     speedup: float = Field(gt=1)
     kinds: tuple[str, ...] = ()
     steps: int = Field(default=200, ge=0)
+    seconds: float = Field(default=120.0, gt=0)
     runtime: str = "onnxruntime"
     precision: Precision = "fp32"
     threads: int = Field(default=1, ge=1)
@@ -155,14 +162,17 @@ class BlockReplacement:
         """Train each replacement, in place, and return the sensitivity to it."""
         record = CallRecord(module, batches[0][:1])
         start = {name: record.calls[name][0].start for name, _ in tried}
-        cache = PrefixCache(module, batches, record)
+        cache, known_as = PrefixCache(module, batches, record), fingerprint(module)[:16]
         order = sorted(start, key=start.__getitem__)
         with Stage("training replacements", len(tried)) as stage:
             for name in order:
                 cache.advance(start[name])
                 given, wanted = maps_of(module, name, batches, cache)
                 for kind in [kind for other, kind in tried if other == name]:
-                    fit_block(tried[name, kind][0], given, wanted, self.steps, self.seed)
+                    block = tried[name, kind][0]
+                    known = f"{known_as}:{name}:{kind}:{self.steps}:{self.seconds:g}"
+                    steps = decide(f"steps of a replacement:{known}", partial(self._steps, block, given, wanted, len(tried)))
+                    fit_block(block, given, wanted, steps, self.seed)
                     stage.advance()
         divergence = Divergence(module, torch.cat(list(batches)), task, lambda _: {key: start[key[0]] for key in tried})
         errors = {}
@@ -174,6 +184,13 @@ class BlockReplacement:
             finally:
                 replace_submodule(module, name, block)
         return errors
+
+    def _steps(self, block: nn.Module, given: Tensor, wanted: Tensor, count: int) -> int:
+        """The training steps of one of ``count`` replacements for which there is time."""
+        if not self.steps or not any(True for _ in block.parameters()):
+            return self.steps
+        in_time = min(self.seconds, _SHARE * seconds_left()) / count / seconds_of_step(block, given, wanted)
+        return min(self.steps, int(in_time))
 
     def _choose(self, errors: Mapping[tuple[str, str], float], ms: Mapping[tuple[str, str], float], whole: float) -> dict[str, str]:
         """The kind that replaces each block, for those that are replaced."""
