@@ -139,6 +139,30 @@ def test_proxies_are_ranked_by_what_was_trained() -> None:
     assert rank_correlation([1, 2, 3], [1, 2, 3]) is None, "three networks say nothing"
 
 
+def test_the_outcome_says_what_was_not_compared_and_when_a_known_network_won() -> None:
+    latency, size = Measurement("latency_ms", 2.0, "ms", 10, False, 1.9, 2.1), Measurement("size_bytes", 1e5, "bytes", 1, False)
+    file = {"accuracy": Measurement("accuracy", 90.0, "%", 100, True, 88.0, 92.0), "latency_ms": latency, "size_bytes": size}
+
+    def of(model: str, *found: SearchCandidate) -> str:
+        return " ".join(
+            outcome(
+                ArchitectureSearch(
+                    name="x", created="", command="", machine={}, data="photos", runtime="openvino", precision="int8", threads=1, batch=1,
+                    max_latency_ms=2.0, max_size_bytes=None, sampled=9, within=5, layers_timed=7, prediction_error=latency,
+                    candidates=list(found), as_good=[], rankings=[], model=model, image_size=28, epochs=1.0, files={"int8": file},
+                    beside={}, noise_floor=latency,
+                )
+            )
+        )  # fmt: skip
+
+    one, other = _trained("resnet8", 90.0), _trained("searched:c8s1-r8n1k3s1", 80.0)
+    assert "It is a known network" in of("resnet8", one, other)
+    assert "no time to compare" in of("resnet8", one)
+    text = of("searched:c8s1-r8n1k3s1", other, one)
+    assert "It is a known network" not in text
+    assert "not clearly within 2 ms" in text, "its interval goes beyond the limit"
+
+
 def test_the_error_of_the_prediction_leaves_out_what_it_was_fitted_to() -> None:
     latency = Measurement("latency_ms", 2.0, "ms", 10, False)
     found = [_trained(str(ms), 50, predicted_ms=ms, latency=latency) for ms in (2.0, 2.2, 1.0)]

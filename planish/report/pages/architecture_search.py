@@ -51,7 +51,9 @@ def outcome(found: ArchitectureSearch) -> list[str]:
         f"{words.runtime_name(found.runtime)}, {words.show(file['size_bytes'])}."
     )
     sentences = [text]
-    if not is_searched(found.model):
+    if sum(1 for one in found.candidates if one.accuracies) < 2:
+        sentences.append("The budget left no time to compare networks by training; a longer --budget chooses better.")
+    elif not is_searched(found.model):
         sentences.append("It is a known network: nothing that was trained in the search space was better.")
     latency = file["latency_ms"]
     if (latency.high or latency.value) > found.max_latency_ms:

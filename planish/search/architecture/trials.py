@@ -17,7 +17,7 @@ from planish.artifact import Artifact, Lineage
 from planish.compression import Int8
 from planish.errors import GoalError
 from planish.evaluation.latency import LatencyReport, LatencySettings
-from planish.evaluation.size import macs
+from planish.evaluation.size import macs, size_bytes
 from planish.evaluation.torch_predictor import TorchPredictor
 from planish.export import ToOnnx
 from planish.export.steps import steps_from_onnx
@@ -60,7 +60,7 @@ _EPOCHS, _CHOSEN_EPOCHS = 60, 200  # maximum number of epochs in the rounds, and
 _FINISH_SHARE = 0.1  # of the budget: for exporting, timing and evaluating the chosen network
 _SESSIONS = 4  # timing sessions of candidates, at most: two halves of the handful, then networks in the place of those that were too slow
 _SECONDS, _LAUNCHES = 2.0, 3  # timing of each file in the last session, and launches
-_SIZES = TypeAdapter(dict[str, Measurement])
+_MEASUREMENT = TypeAdapter(Measurement)
 _DEPLOYED = "chosen network"  # prefix of its files in the last timing session
 
 
@@ -118,7 +118,8 @@ class SearchTrials:
             runtimes: runtimes to choose from.
         """
         chosen = spread_by_macs(networks, self._job, count)
-        sizes = {one.key: self._export(one.key, one.architecture.name, one.image_size, FILE_PRECISIONS) for one in chosen}
+        for one in chosen:
+            self._export(one.key, one.architecture.name, one.image_size, FILE_PRECISIONS)
         self.runtime = self._files.fastest_runtime(chosen[0].key, runtimes)
         report = self._files.time("references", [(one.key, precision) for one in chosen for precision in FILE_PRECISIONS], self.runtime)
 
@@ -126,7 +127,7 @@ class SearchTrials:
             return report.measurements[f"{one.key} {precision}"]["latency_ms"].value
 
         self.precision = min(FILE_PRECISIONS, key=lambda precision: sum(math.log(milliseconds(one, precision)) for one in chosen))
-        return [Reference(one, milliseconds(one, self.precision), sizes[one.key][self.precision].value) for one in chosen]
+        return [Reference(one, milliseconds(one, self.precision), self._size(one.key).value) for one in chosen]
 
     def time_candidates(
         self,
@@ -159,7 +160,7 @@ class SearchTrials:
             for key, proxy in new.items():
                 self._add(_candidate(within[key], proxy, scores[key], correction))
             if attempt == 0:
-                self._add_known(sorted(within[key].macs for key in new)[len(new) // 2], extent.known)
+                self._add_known(min(within[key].macs for key in new), extent.known)
             taken |= new.keys()
             self._time(f"candidates {attempt + 1}", limits)
             timed = [one for one in self._found.values() if one.searched and one.latency is not None]
@@ -184,6 +185,9 @@ class SearchTrials:
         first = self._found[order[0]]
         self.training_precision = decided_precision(self._store, "auto", lambda: self._artifact(first.name, first.image_size))
         left = self._seconds_left("seconds of trainings", seconds)
+        if _FIRST_SHARE * left < 2 * _LEAST_SECONDS:
+            note("the budget leaves no time to compare networks by training: the first of them is trained")
+            return
         note(f"{len(order)} networks are trained: {left:.0f} s are left, about half of them for the best one")
         successive_halving(order, ((len(order), _FIRST_SHARE), _SECOND_ROUND), left, _LEAST_SECONDS, self._train)
 
@@ -295,12 +299,20 @@ class SearchTrials:
     def _seconds_left(self, key: str, seconds: float) -> float:
         return float(self._store.once(key, "setup", lambda: max(0.0, (1 - _FINISH_SHARE) * seconds - self._store.elapsed)))
 
-    def _export(self, key: str, name: str, image_size: int, precisions: Sequence[FilePrecision]) -> dict[str, Measurement]:
-        def work() -> Any:
-            sizes = self._files.export(key, self._artifact(name, image_size), precisions)
-            return _SIZES.dump_python(sizes, mode="json")
+    def _export(self, key: str, name: str, image_size: int, precisions: Sequence[FilePrecision]) -> None:
+        def work() -> bool:
+            self._files.export(key, self._artifact(name, image_size), precisions)
+            return True
 
-        return _SIZES.validate_python(self._store.once(f"export:{key}:{'+'.join(precisions)}", "exporting", work))
+        self._store.once(f"export:{key}:{'+'.join(precisions)}", "exporting", work)
+
+    def _size(self, key: str) -> Measurement:
+        """Return the size of the file that the runtime runs."""
+
+        def work() -> Any:
+            return _MEASUREMENT.dump_python(size_bytes(self._files.file(key, self.precision, self.runtime).files), mode="json")
+
+        return _MEASUREMENT.validate_python(self._store.once(f"size:{key}", "exporting", work))
 
     def _add(self, candidate: SearchCandidate) -> None:
         export = partial(self._export, candidate.key, candidate.name, candidate.image_size, (self.precision,))
@@ -308,7 +320,7 @@ class SearchTrials:
             note(f"{candidate.name} is left out: {why}")
             candidate = replace(candidate, left_out=why)
         else:
-            candidate = replace(candidate, size=export()[self.precision])
+            candidate = replace(candidate, size=self._size(candidate.key))
         self._found[candidate.key] = candidate
         self._watch(self.ranked())
 
