@@ -56,7 +56,7 @@ def model_card(bundle: Bundle, result: Result | None, address: HubAddress, setti
     """
     from huggingface_hub import ModelCard, ModelCardData
 
-    name, metrics = address.repository.partition("/")[2], test_metrics(bundle)
+    name, metrics = address.repository.partition("/")[2], metrics_on_test(bundle)
     data = ModelCardData(
         license=settings.license,
         library_name="planish",
@@ -72,7 +72,7 @@ def model_card(bundle: Bundle, result: Result | None, address: HubAddress, setti
     return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}"))
 
 
-def test_metrics(bundle: Bundle) -> list[Measurement]:
+def metrics_on_test(bundle: Bundle) -> list[Measurement]:
     """Return the metrics of a bundle's predictions on test, the primary one first; empty if it was not evaluated."""
     others = {*_OF_THE_FILE, *_COMPARED}
     return [m for name, m in bundle.measurements.items() if name not in others and math.isfinite(m.value)]
@@ -128,7 +128,7 @@ def _sections(bundle: Bundle, result: Result | None, address: HubAddress, settin
 
 
 def _quality(bundle: Bundle, result: Result | None) -> Iterator[str]:
-    metrics = test_metrics(bundle)
+    metrics = metrics_on_test(bundle)
     yield "## Metrics\n"
     if not metrics:
         yield "This bundle was not evaluated on test images.\n"
