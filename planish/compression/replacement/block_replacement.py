@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     Block = tuple[nn.Module, Structure]
     Tried = dict[tuple[str, str], Block]  # by place and kind
 
-_IMAGES = 256
+_IMAGES = 512
 _SHARE = 0.1  # of the time left, for training all replacements
 
 
