@@ -66,8 +66,8 @@ def maps_of(module: nn.Module, name: str, batches: Sequence[Tensor], cache: Pref
 def fit_block(block: nn.Module, given: Tensor, wanted: Tensor, steps: int, seed: int = 0) -> float:
     """Train a block to map ``given`` to ``wanted``.
 
-    The last convolution of a ``NewBlock`` starts from least squares. Then all of it is trained by AdamW. A fifth of the maps is held out: if
-    they are not mapped better afterwards, the training is undone.
+    The last convolution of a ``NewBlock`` starts from least squares. Then all of it is trained by AdamW. A fifth of the maps is held
+    out: if they are not mapped better afterwards, the training is undone.
 
     Args:
         block: changed in place, in eval mode afterwards.
