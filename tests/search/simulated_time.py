@@ -137,6 +137,7 @@ def simulate(
     monkeypatch.setattr(time_estimates, "perf_counter", clock)
     monkeypatch.setattr(device, "WorkerProcess", _Worker(world))
     monkeypatch.setattr(time_estimates, "seconds_per_image", lambda *_: world.cost("evaluating an image"))
+    monkeypatch.setattr(module, "is_unlabelled", lambda *_: False)
     monkeypatch.setattr(module, "prepare_job", lambda *_, **__: _job(world))
     known = ("onnxruntime", "openvino")
     monkeypatch.setattr(module, "available", lambda _: [name for name in known if device.current_device().runtime_version(name)])
