@@ -110,13 +110,14 @@ class ModelReady(BaseModel):
 
 
 def failures(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Return the error responses of a route, for its ``responses``: those with these statuses, and 401."""
+    """Return the error responses of a route, for its ``responses``: those with these statuses, 401 and 414."""
     descriptions = {
         400: "The request is wrong", 401: "A key is needed", 404: "There is no such model", 413: "The request is too large",
+        414: "The address is too long",
         415: "The request has a form that is not supported; see Accept and Accept-Encoding",
         429: "Too many requests are waiting; see Retry-After", 500: "The model failed", 504: "No answer in time",
     }  # fmt: skip
-    return {status: {"model": Failure, "description": descriptions[status]} for status in (*statuses, 401)}
+    return {status: {"model": Failure, "description": descriptions[status]} for status in (*statuses, 401, 414)}
 
 
 ASKED = failures(400, 404, 413, 415, 429, 500, 504)
