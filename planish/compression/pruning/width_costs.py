@@ -153,7 +153,7 @@ def faster_forms(
     return {name: faster for name, faster in found.items() if faster}
 
 
-def layers_of(module: nn.Module, example: Tensor, precision: Precision) -> list[Variant]:
+def layer_variants(module: nn.Module, example: Tensor, precision: Precision) -> list[Variant]:
     """The convolutions and linear layers of a network or of a part of it, once for each call.
 
     Args:

@@ -20,7 +20,7 @@ from planish.compression.graph.prefix_cache import PrefixCache
 from planish.compression.graph.submodules import replace_submodule
 from planish.compression.pruning.divergence import Divergence
 from planish.compression.pruning.width_choice import FIXED, Cost, least_error, time_of
-from planish.compression.pruning.width_costs import layers_of
+from planish.compression.pruning.width_costs import layer_variants
 from planish.compression.replacement.block_fit import fit_block, maps_of, seconds_of_step
 from planish.compression.replacement.kinds import KINDS, Structure, made
 from planish.compression.replacement.places import BlockPlace, find_places
@@ -108,7 +108,7 @@ class BlockReplacement:
                 "use latency_pruning",
             )
         errors = self._trained(module, places, tried, batches, task)
-        whole = sum(self._times(module, batches[0][:1]))
+        whole = sum(self._timed(layer_variants(module, batches[0][:1], self.precision)))
         chosen = self._choose(errors, ms, whole)
         blocks = [
             {"place": TypeAdapter(BlockPlace).dump_python(places[name], mode="json"), "kind": kind, "structure": dict(tried[name, kind][1])}
@@ -137,21 +137,18 @@ class BlockReplacement:
             torch.manual_seed(self.seed)
             for name, place in places.items():
                 block = module.get_submodule(name)
-                layers[name, ""] = layers_of(block, torch.zeros(1, *place.given), self.precision)
+                layers[name, ""] = layer_variants(block, torch.zeros(1, *place.given), self.precision)
                 for kind in self.kinds or KINDS:
                     found = made(kind, block, place)
                     if found is None:
                         continue
                     tried[name, kind] = found[0].eval(), found[1]
-                    layers[name, kind] = layers_of(found[0], torch.zeros(1, *place.given), self.precision)
+                    layers[name, kind] = layer_variants(found[0], torch.zeros(1, *place.given), self.precision)
         times = iter(self._timed([variant for each in layers.values() for variant in each]))
         ms = {key: sum(next(times) for _ in each) for key, each in layers.items()}
         gain = 1 + SMALLEST_DIFFERENCE / 100
         faster = {(name, kind): found for (name, kind), found in tried.items() if ms[name, kind] * gain < ms[name, ""]}
         return faster, ms
-
-    def _times(self, module: nn.Module, example: Tensor) -> list[float]:
-        return self._timed(layers_of(module, example, self.precision))
 
     def _timed(self, variants: Sequence[Any]) -> list[float]:
         return layer_latencies(variants, self.runtime, threads=self.threads, batch=self.batch_size)

@@ -147,7 +147,6 @@ def _attentions(block: nn.Module, place: BlockPlace) -> list[str]:
     """The submodules that only scale the channels of their input by what they compute from its means."""
     inside: dict[str, int] = {}
     found: list[str] = []
-    given: dict[str, Tensor] = {}
 
     def see(name: str, part: nn.Module) -> Any:
         def hook(_: nn.Module, args: Any, output: Any) -> None:
@@ -163,8 +162,7 @@ def _attentions(block: nn.Module, place: BlockPlace) -> list[str]:
 
     handles = [part.register_forward_hook(see(name, part)) for name, part in block.named_modules()]
     try:
-        given["x"] = torch.randn(1, *place.given, generator=torch.Generator().manual_seed(0))
-        block(given["x"])
+        block(torch.randn(1, *place.given, generator=torch.Generator().manual_seed(0)))
     finally:
         for handle in handles:
             handle.remove()

@@ -11,7 +11,7 @@ import torch
 from scipy.optimize import nnls
 from torch import nn
 
-from planish.compression.pruning.width_costs import Times, interpolated, layer_calls
+from planish.compression.pruning.width_costs import Times, interpolated, layer_variants
 from planish.devices.layer_latency import Precision, Variant, multiplications
 from planish.models.space.architecture import StageSpec
 from planish.models.space.network import blocks, stem
@@ -79,9 +79,8 @@ def _watched(make: Callable[[], nn.Module], shape: tuple[int, ...], precision: P
     with torch.device("meta"), torch.no_grad():
         module, example = make().eval(), torch.empty(1, *shape)
         outputs = module(example)
-        calls = layer_calls(module, example)
-    layers = tuple(call.at(call.shape.in_channels, call.shape.out_channels, precision) for call in calls)
-    return NetworkLayers(layers, sum(p.numel() for p in module.parameters()), tuple(outputs.shape[1:]))
+        layers = layer_variants(module, example, precision)
+    return NetworkLayers(tuple(layers), sum(p.numel() for p in module.parameters()), tuple(outputs.shape[1:]))
 
 
 class LayerTable:
