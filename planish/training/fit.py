@@ -35,6 +35,7 @@ from planish.training.distillation.feature_transfer import FeatureStudent
 from planish.training.distillation.teacher_cache import TeacherCache, cache_of
 from planish.training.input_speed import Waiting, notes_on_input_speed
 from planish.training.memory_layout import memory_format
+from planish.training.optimizers import optimizer_of
 from planish.training.precision import use_bf16
 from planish.training.resizing import ProgressiveResizing
 from planish.training.schedules.averaging import STATISTICS_IMAGES, check_averaging, decay, fit_statistics, update_average
@@ -168,7 +169,7 @@ def fit(
     student = copy.deepcopy(module).to(memory_format=layout)
     raise_momentum(student)
     freezer = LayerFreezer(student, input_spec, settings.freeze, settings.layer_decay)
-    student, optimizer = accelerator.prepare(student, _optimizer(student, settings, freezer))
+    student, optimizer = accelerator.prepare(student, optimizer_of(student, input_spec, settings, freezer))
     parts = {"module": student, "optimizer": optimizer}
     if settings.ema_decay or settings.swa_share:
         parts["average"] = copy.deepcopy(student)
@@ -368,23 +369,6 @@ def _reads(student: nn.Module) -> nn.Module:
     """The network itself, whose methods interpret its outputs, without the wrappers of data parallelism and ``FeatureStudent``."""
     inner: nn.Module = getattr(student, "module", student)
     return inner.network if isinstance(inner, FeatureStudent) else inner
-
-
-def _optimizer(module: nn.Module, settings: FitSettings, freezer: LayerFreezer) -> torch.optim.Optimizer:
-    trained = [p for p in module.parameters() if p.requires_grad]
-    if not trained:
-        raise TrainingError("no parameter of the network can be trained", "at least one needs requires_grad")
-    # no weight decay for biases and parameters of normalisation layers
-    biases = {layer.bias for layer in module.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)}
-    rates = {p: freezer.rate_of(p) * (settings.bias_rate if p in biases else 1.0) for p in trained}
-    kinds = {p: (settings.weight_decay if p.ndim > 1 else 0.0, rates[p]) for p in trained}
-    groups = [
-        {"params": [p for p in trained if kinds[p] == kind], "weight_decay": kind[0], "factor": kind[1]}
-        for kind in dict.fromkeys(kinds.values())
-    ]
-    if settings.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=settings.learning_rate)
-    return torch.optim.SGD(groups, lr=settings.learning_rate, momentum=settings.momentum, nesterov=settings.momentum > 0)
 
 
 def _set_rate(optimizer: torch.optim.Optimizer, progress: float, settings: FitSettings) -> float:

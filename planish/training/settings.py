@@ -25,11 +25,14 @@ class FitSettings:
     Args:
         epochs: number of passes over the training images.
         batch_size: images per step.
-        optimizer: ``sgd`` with Nesterov momentum, or ``adamw`` (Loshchilov & Hutter 2019, arXiv:1711.05101).
+        optimizer: ``sgd`` with Nesterov momentum; ``adamw`` (Loshchilov & Hutter 2019, arXiv:1711.05101); or ``muon``, which is ``sgd`` with
+            orthogonal updates of the weights of all convolutions and linear layers but the classifier, for short trainings of networks
+            with batch norm (Jordan 2024, https://kellerjordan.github.io/posts/muon/).
         learning_rate: peak learning rate.
+        muon_rate: peak learning rate of the weights that ``muon`` updates orthogonally: their relative change per step. Their norm stays.
         bias_rate: learning rate of the biases of batch norm relative to that of all other parameters; in short trainings a large one
             saves epochs (Page 2019, How to train your ResNet).
-        momentum: momentum of ``sgd``.
+        momentum: momentum of ``sgd`` and ``muon``.
         weight_decay: weight decay; not applied to biases and parameters of normalisation layers.
         l1: factor of the L1 penalty on weights, added to the loss; not applied to biases and normalisation layers. It brings weights close
             to 0, hardly any to exactly 0.
@@ -80,8 +83,9 @@ class FitSettings:
 
     epochs: int = Field(default=20, ge=1)
     batch_size: int = Field(default=128, ge=2)
-    optimizer: Literal["sgd", "adamw"] = "sgd"
+    optimizer: Literal["sgd", "adamw", "muon"] = "sgd"
     learning_rate: float = Field(default=0.1, gt=0)
+    muon_rate: float = Field(default=0.1, gt=0)
     bias_rate: float = Field(default=1.0, gt=0)
     momentum: float = Field(default=0.9, ge=0, lt=1)
     weight_decay: float = Field(default=5e-4, ge=0)
