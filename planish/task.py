@@ -35,6 +35,9 @@ Kind = Literal["classes", "boxes", "masks", "maps"]
 USUAL_TASKS: dict[Kind, str] = {"classes": "classification", "boxes": "detection", "masks": "instance", "maps": "semantic"}
 """What images with annotations of a kind are used for where no task is named."""
 
+OUTPUTS = "outputs"
+"""The task of any network whose outputs are compared as they are, on images without labels."""
+
 
 @dataclass(frozen=True)
 class LossSettings:
@@ -194,6 +197,18 @@ class Task(Protocol):
 
     def decode(self, outputs: Outputs) -> Any:
         """Convert model outputs to predictions, one per image."""
+        ...
+
+    def answers(self, outputs: Outputs, spec: InputSpec) -> Any:
+        """Return outputs as targets, one per image: those of the original take the place of labels on images without any.
+
+        Args:
+            outputs: outputs of the original.
+            spec: size of its input.
+
+        Raises:
+            GoalError: the task has no such targets.
+        """
         ...
 
     def guessing(self, targets: Any) -> float:

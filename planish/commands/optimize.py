@@ -90,6 +90,7 @@ def optimize(
         augmentation: Augmentation of training images.
         train_mode: Whether to train the original; auto trains it unless it was already trained on these classes.
         task: classification, detection, instance, semantic, or the name of an installed task; by default determined by the annotations.
+            outputs takes any network and images without labels, and compares its outputs as they are.
         metric: What must not drop: accuracy (default), balanced-accuracy, macro-f1, auroc, log-loss, recall:CLASS, precision:CLASS or
             f1:CLASS; of boxes and masks map (default), map50, ..., map95; of pixels miou (default), dice, pixel-accuracy or iou:CLASS.
         layout: Layout of the dataset, if it could be read in more than one way.
@@ -128,7 +129,9 @@ def optimize(
         raise GoalError("--resume without --out", "it goes on with the run in that folder", "add --out FOLDER")
     if unlabelled and layout is not None:
         raise GoalError(f"--unlabelled with --layout {layout}", "a layout is how labels are read", "omit one of them")
-    read, name = source(data, "unlabelled" if unlabelled else layout), model if isinstance(model, str) else type(model).__name__
+    if task == OUTPUTS and layout is not None:
+        raise GoalError(f"--task {OUTPUTS} with --layout {layout}", "outputs are compared on images without labels", "omit one of them")
+    read, name = source(data, "unlabelled" if unlabelled or task == OUTPUTS else layout), model if isinstance(model, str) else type(model).__name__
     folder = Path(out) if out is not None else default_folder(read, name)
     settings = {
         "data": read, "model": name, "weights": weights, "max_drop": max_drop, "max_change": max_change, "max_latency": max_latency,

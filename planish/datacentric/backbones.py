@@ -16,6 +16,7 @@ from pydantic.dataclasses import dataclass
 from planish import units
 from planish.data import require_classes
 from planish.datacentric.few_shot import features, logistic_regression
+from planish.devices.device import current_device
 from planish.errors import ModelError, WeightsMissingError, first_line
 from planish.evaluation.size import macs
 from planish.export.runtimes.registry import available, find
@@ -182,7 +183,7 @@ def backbones(
     settings = {
         "data": str(data), "candidates": names, "weights": str(weights), "image_size": image_size, "max_latency_ms": max_latency_ms,
         "max_size_bytes": max_size_bytes, "runtime": target.runtime, "threads": target.threads, "batch": target.batch, "budget": seconds,
-        "skip_bad": run.skip_bad, "seed": run.seed,
+        "skip_bad": run.skip_bad, "seed": run.seed, "device": current_device().address or None,
     }  # fmt: skip
     with run_folder(folder, settings, run.resume) as record:
         study = _Study(data, image_size, files, target, run, record, watch or (lambda _: None))

@@ -19,6 +19,7 @@ from torch import nn
 from planish.artifact import Source
 from planish.errors import ModelError
 from planish.files.trust import file_sha256, require_trust
+from planish.task import OUTPUTS
 
 RUNS_PYTHON = "a network is built by running the Python file"
 
@@ -133,11 +134,13 @@ def call(factory: Callable[..., Any], name: str, source: Source) -> nn.Module:
     Raises:
         ModelError: the factory fails, or does not return an ``nn.Module``.
     """
-    offered = {"num_classes": source.num_classes} | dict.fromkeys(("channels", "in_chans", "in_channels"), source.channels)
+    offered = dict.fromkeys(("channels", "in_chans", "in_channels"), source.channels)
+    counted = {} if source.task == OUTPUTS else {"num_classes": source.num_classes}  # other outputs are no classes
+    offered |= counted
     parameters = inspect.signature(factory).parameters
     taken = {key: value for key, value in offered.items() if key in parameters}
     if any(p.kind == inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
-        taken["num_classes"] = source.num_classes  # def net(pretrained=False, **kwargs), as in torchvision
+        taken |= counted  # def net(pretrained=False, **kwargs), as in torchvision
     try:
         built = factory(**taken)
     except Exception as error:

@@ -43,8 +43,10 @@ from planish.models.heads.stem_and_classifier import (
 )
 from planish.models.outputs import decodes
 from planish.models.plain import bake_norms, check_eval_outputs, check_training_outputs, unwrapped
+from planish.models.raw_outputs import with_named_outputs
 from planish.models.weights.checkpoints import State, aligned, read_checkpoint
 from planish.models.weights.loading import fit_weights, read_weights
+from planish.task import OUTPUTS
 
 # Up to this image size, a stem made for 224 pixels discards too much resolution: the last maps of a ResNet would have one pixel. At 64
 # pixels the changed stem would make a ResNet-18 16 times as expensive. See ``heads.stem_and_classifier.shrink_stem``.
@@ -107,6 +109,8 @@ def create(
     Raises:
         ModelError: an unknown name, a network that does not run on such images, or weights that do not fit.
     """
+    if task == OUTPUTS:
+        return _with_raw_outputs(model, channels, image_size, weights)
     if (head := head_for(task)) is not None:
         training = training or TrainingBoxes(partial(nearest_multiples, *both_sides(image_size)))
         return _with_head(model, num_classes, channels, image_size, weights, task, training, head)
@@ -176,23 +180,30 @@ def _built(source: Source, module: nn.Module | None = None, image_size: ImageSid
                 "give it again: load_artifact(folder, module=...)",
             )
         module, notes = unwrapped(module, source.channels, image_size)
+        if source.task == OUTPUTS:
+            return with_named_outputs(module, source.channels, image_size), notes
         if not decodes(module):
             _, outputs = logits_layer(module, source.channels, image_size)
             if outputs != source.num_classes:
                 classifier, _ = find_classifier(module, source.channels, image_size)
                 module = replace_classifier(module, classifier, source.num_classes)
         return module, notes
+    if ".onnx:" in source.name:
+        from planish.models.onnx.networks import classifier_from_file, network_from_file
+
+        path, _, output = source.name.partition(".onnx:")
+        file, size = Path(f"{path}.onnx"), both_sides(image_size)
+        if source.task == OUTPUTS:
+            return network_from_file(file, source, size), []
+        return classifier_from_file(file, output, source, size), []
     kind, _, name = source.name.rpartition(":")
     if source.name in installed_models() and not is_builtin(source.name):
         return unwrapped(from_package(source), source.channels, image_size)
     if kind == "" or is_builtin(source.name):
         return build_builtin(source.name, source.num_classes, source.channels), []
-    if kind.endswith(".onnx"):
-        from planish.models.onnx.classifier import classifier_from_file
-
-        return classifier_from_file(Path(kind), name, source, both_sides(image_size)), []
     if kind not in ("torchvision", "timm"):
-        return unwrapped(from_file(Path(kind), name, source), source.channels, image_size)
+        module, notes = unwrapped(from_file(Path(kind), name, source), source.channels, image_size)
+        return with_named_outputs(module, source.channels, image_size) if source.task == OUTPUTS else module, notes
     built = _torchvision(name, source.num_classes) if kind == "torchvision" else _timm(name, source.num_classes)
     if source.channels != 3:
         set_input_channels(built, source.channels)
@@ -231,6 +242,20 @@ def _handed_over(module: nn.Module, source: Source, image_size: ImageSides, weig
     notes += bake_norms(built) + check_eval_outputs(built, channels, image_size)
     notes += check_training_outputs(built, channels, image_size, classes)
     return Created(source, built, tuple(notes), True, new_classifier, None, None)
+
+
+def _with_raw_outputs(model: str | nn.Module, channels: int, image_size: ImageSides, weights: str | Path | None) -> Created:
+    """A network whose outputs are compared as they are: a module, a factory's, or an ONNX file (``FILE.onnx:`` stands for all outputs)."""
+    given = model if isinstance(model, nn.Module) else None
+    name = "module" if given is not None else str(model) if ".onnx:" in str(model) else full_name(str(model))
+    if given is None and name.startswith(("torchvision:", "timm:")) or is_builtin(name):
+        raise ModelError(f"the outputs of {name}", "it is a classifier, whose answers are compared", "leave --task away")
+    source = Source(name, 0, channels, sha256=_trusted_sha256(name), task=OUTPUTS)
+    module, notes = _built(source, given, image_size)
+    if weights is not None:
+        notes += fit_weights(module, read_weights(Path(weights), module), None)[1]
+    notes += bake_norms(module)
+    return Created(source, module, tuple(notes), True, False, None, None)
 
 
 def _with_head(

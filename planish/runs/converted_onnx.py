@@ -15,7 +15,7 @@ from planish.evaluation.torch_predictor import TorchPredictor
 from planish.export.onnx.external import metadata_of
 from planish.export.runtimes.registry import load
 from planish.files.onnx_reading import onnx_sha256
-from planish.models.onnx.classifier import classifier_from_file
+from planish.models.onnx.networks import classifier_from_file
 from planish.models.onnx.unfolding import fit_batch_norm
 from planish.runs.external_onnx import file_job, refuse_training
 from planish.settings import ModelSettings

@@ -22,8 +22,8 @@ from planish.progress import note
 from planish.runs.open_model import open_model
 from planish.settings import ModelSettings
 from planish.split_assignment import SplitAssignment
-from planish.task import Task
-from planish.tasks import Agreement, require_defined, task_for
+from planish.task import OUTPUTS, Task
+from planish.tasks import Agreement, Classification, require_defined, task_for
 from planish.training.prepare import DECODE_SIDE, Job, decode_side_for, fitting_resize, usual_side
 from planish.units import image_sides
 
@@ -58,6 +58,12 @@ def file_job(
         DataError: the images cannot be used, or have other classes.
         GoalError: the given preprocessing is not valid for the file.
     """
+    if unlabelled and settings.task not in (None, Classification.name):
+        raise GoalError(
+            f"--task {settings.task} for {settings.name}",
+            "a file is taken as a classifier, as it does not say what its outputs mean",
+            f"--task {OUTPUTS} compares the outputs of any network as they are",
+        )
     file, mean, std, resize, image_size = Path(settings.name), settings.mean, settings.std, settings.resize, settings.image_size
     if "planish.input_spec" in (properties := metadata_of(file)):
         if any(given is not None for given in (mean, std, resize, image_size)):
@@ -81,14 +87,14 @@ def file_job(
     read = _unlabelled_images if unlabelled else _images
     images = read(data, Decoding(decode_side, foreign.channels), skip_bad, seed, assignment)
     learned = task_for(images.task, images.splits, images.class_names)
-    spec = InputSpec(3 if images.channels == 3 else 1, *_size(foreign, asked, usual_side(images, learned.largest_side), file))
+    spec = InputSpec(3 if images.channels == 3 else 1, *input_size(foreign, asked, usual_side(images, learned.largest_side), file))
     preprocessing = Preprocessing(
         decode_side,
         resize or fitting_resize(images, (spec.height, spec.width)),
         channel_values("mean", mean, spec.channels),
         channel_values("std", std, spec.channels),
     )
-    _tell(file, spec, preprocessing, images.class_names, mean is None, std is None, resize is None)
+    tell_preprocessing(file, spec, preprocessing, images.class_names, mean is None, std is None, resize is None)
     split = images.splits["calibration"].images(spec, preprocessing)
     rows = np.unique(np.linspace(0, len(split) - 1, min(_COMPARED_IMAGES, len(split))).astype(int))
     sample, labels = np.ascontiguousarray(split[rows]), np.asarray(images.splits["calibration"].targets)[rows]
@@ -158,7 +164,7 @@ def _quantized(file: Path) -> ModelError:
     return ModelError(f"{file} is quantized already", "all is compared with a float32 original", "give the file before it was quantized")
 
 
-def _size(foreign: ExternalModel, asked: tuple[int, int] | None, usual: int, file: Path) -> tuple[int, int]:
+def input_size(foreign: ExternalModel, asked: tuple[int, int] | None, usual: int, file: Path) -> tuple[int, int]:
     """Height and width of the input: those of the file; where it leaves them open those that were asked for, or the usual side."""
     sides = (foreign.height, foreign.width)
     side = foreign.height or foreign.width or usual
@@ -189,7 +195,7 @@ def channel_values(name: Literal["mean", "std"], given: Sequence[float] | None, 
     return values
 
 
-def _tell(file: Path, spec: InputSpec, how: Preprocessing, classes: Sequence[str], no_mean: bool, no_std: bool, no_resize: bool) -> None:
+def tell_preprocessing(file: Path, spec: InputSpec, how: Preprocessing, classes: Sequence[str], no_mean: bool, no_std: bool, no_resize: bool) -> None:
     """Report the preprocessing of the file, and which parts of it are assumed."""
     mean, std = (", ".join(f"{value:.4g}" for value in values) for values in (how.mean, how.std))
     assumed = [name for name, missing in (("--mean", no_mean), ("--std", no_std), ("--resize", no_resize)) if missing]

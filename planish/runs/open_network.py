@@ -18,7 +18,7 @@ from planish.runs.external_onnx import channel_values
 from planish.runs.open_model import Opened
 from planish.settings import ModelSettings
 from planish.split_assignment import SplitAssignment, assignment_beside
-from planish.tasks import Agreement, Classification
+from planish.tasks import Agreement, Classification, task_for
 from planish.training.prepare import Job, decoding_for, job_of, prepare_job, usual_side
 from planish.units import image_sides
 
@@ -52,7 +52,7 @@ def open_network(
             "they must have been trained on these classes",
             f"train it first: planish train {data} --model {name} --weights {network.weights}",
         )
-    artifact = _with_normalisation(job, network)
+    artifact = with_known_normalisation(job, network)
     spec, how = artifact.input_spec, artifact.preprocessing
     names = ", ".join(artifact.class_names[:4]) + (", ..." if len(artifact.class_names) > 4 else "")
     note(
@@ -65,7 +65,8 @@ def open_network(
 def unlabelled_job(data: str | Path, network: ModelSettings, *, seed: int = 0, skip_bad: bool = False) -> Job:
     """Load images without labels for a trained network, whose classes are those of its weights.
 
-    The targets are 0 until ``original.answered`` replaces them by the network's answers.
+    The targets are 0 until ``original.answered`` replaces them by the network's answers. Detectors and segmenters are those that Planish
+    saved, with the names of their classes.
 
     Args:
         data: a folder of images without labels.
@@ -86,6 +87,18 @@ def unlabelled_job(data: str | Path, network: ModelSettings, *, seed: int = 0, s
     beside = assignment_beside(Path(weights)) if weights is not None else None
     images = load_unlabelled(data, decoding, seed=seed, skip_bad=skip_bad, assignment=beside)
     images.require("train", "validation", "test")
+    task_name = network.task or (Classification.name if saved is None else saved.lineage.source.task)
+    if task_name != Classification.name:
+        if saved is None:
+            raise ModelError(
+                f"the weights {weights} for {task_name}",
+                "without labels, the classes are those of a model that Planish saved",
+                "give its model.safetensors, beside which its description lies",
+            )
+        images = replace(images, task=task_name, class_names=saved.class_names)
+        job = job_of(task_for(task_name, images.splits, saved.class_names, network.metric), images, network, seed=seed)
+        artifact = job.artifact
+        return replace(job, artifact=replace(artifact, preprocessing=saved.preprocessing, class_names=saved.class_names))
     side = usual_side(images, _LARGEST_SIDE) if network.image_size is None else max(image_sides(network.image_size))
     count = count_classes(network.model, weights, images.channels, side)
     names = saved.class_names if saved is not None and len(saved.class_names) == count else tuple(map(str, range(count)))
@@ -98,7 +111,7 @@ def unlabelled_job(data: str | Path, network: ModelSettings, *, seed: int = 0, s
             "without labels, the network gives the answers",
             "give the weights of a trained classifier",
         )
-    artifact = _with_normalisation(job, network)
+    artifact = with_known_normalisation(job, network)
     spec, how = artifact.input_spec, replace(artifact.preprocessing, decode_side=decoding.side)
     note(f"input of {network.name}: {spec.height} x {spec.width} pixels ({how.resize}), changed by --image-size and --resize")
     return replace(job, artifact=replace(artifact, preprocessing=how))
@@ -131,7 +144,7 @@ def _as_saved(network: ModelSettings, saved: ArtifactDescription) -> ModelSettin
     )
 
 
-def _with_normalisation(job: Job, network: ModelSettings) -> Artifact:
+def with_known_normalisation(job: Job, network: ModelSettings) -> Artifact:
     """The job's model with the given mean and standard deviation, or with those that its weights expect.
 
     Raises:

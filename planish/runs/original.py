@@ -15,12 +15,12 @@ from planish.evaluation.metrics.classification import probabilities
 from planish.evaluation.statistics.intervals import NORMAL_95, proportion
 from planish.evaluation.torch_predictor import TorchPredictor
 from planish.export.runtimes.registry import load
-from planish.files.atomic import read_arrays, write_arrays, write_json
+from planish.files.atomic import write_json
 from planish.models.storage import load_artifact, save_artifact
 from planish.progress import logged_as, note
 from planish.runs.store import Store
 from planish.split_assignment import ASSIGNED_SPLITS
-from planish.task import Task
+from planish.task import OUTPUTS, SPLITS, Task
 from planish.tasks import Agreement
 from planish.training.augmentation_preview import augmentation_preview
 from planish.training.original import Original, TrainMode, train_original
@@ -68,49 +68,58 @@ def write_training(found: Original, task: Task, folder: Path) -> None:
 
 
 def answered(job: Job, folder: Path, store: Store, max_change: float) -> Job:
-    """Return the job with the original's answers as targets: the class with the highest logit, computed once in float32.
+    """Return the job with the original's answers as targets, computed once in float32; see ``Task.answers``.
 
     What these images can show is noted: how often which answer occurs, and which change of answers too few images cannot exclude.
 
     Args:
-        job: images without labels and the original; its task is ``Agreement``.
-        folder: folder of the run, which keeps the answers.
+        job: images without labels and the original.
+        folder: folder of the run, which keeps the outputs that answers are made of.
         store: store of the run.
         max_change: maximum share of answers that may change, in percent.
 
     Raises:
         ModelError: the original returns NaN or infinity.
+        GoalError: the task has no answers.
     """
-    file, artifact = folder / "work" / "answers.npz", job.artifact
+    place, artifact = folder / "work" / "answers", job.artifact
+    splits = [name for name in SPLITS if name != "train" or job.task.name != OUTPUTS]  # only a teacher trains on raw outputs
 
-    def work() -> bool:
+    def work() -> dict[str, list[str]]:
         if artifact.module is None:
             predictor: Predictor = load(artifact.files, "onnxruntime", threads=2, batch=None)
         else:
             predictor = TorchPredictor(artifact.module, artifact.preprocessing)
-        found: dict[str, Any] = {}
-        for name in ASSIGNED_SPLITS:
-            logits = evaluate(predictor, job.task, name, artifact.input_spec, artifact.preprocessing).outputs["logits"]
-            if not np.isfinite(logits).all():
+        made = {}
+        for name in splits:
+            outputs = evaluate(predictor, job.task, name, artifact.input_spec, artifact.preprocessing).outputs
+            if not all(np.isfinite(values).all() for values in outputs.values()):
                 raise ModelError(f"the original returns NaN or infinity on {name}", "its answers are the reference", "look at its weights")
-            found |= {name: logits.argmax(axis=1).astype(np.int64), f"{name}_confidence": probabilities(logits).max(axis=1)}
-        file.parent.mkdir(exist_ok=True)
-        write_arrays(file, **found)
-        return True
+            (place / name).mkdir(parents=True, exist_ok=True)
+            for i, values in enumerate(outputs.values()):
+                np.save(place / name / f"{i}.npy", values)
+            made[name] = list(outputs)
+        return made
 
-    answers = store.load("answers of the original", "evaluating the original", work, lambda _: read_arrays(file))
-    _note_answers(answers, job.task.class_names)
-    _note_few_images({name: len(answers[name]) for name in ("validation", "test")}, max_change)
-    of_train = dict(zip(job.data.splits["train"].keys, answers["train"].tolist(), strict=True))
-    of_split = answers | {"calibration": np.array([of_train[key] for key in job.data.splits["calibration"].keys], np.int64)}
-    splits = {name: dataclasses.replace(split, targets=of_split[name]) for name, split in job.data.splits.items()}
-    data = dataclasses.replace(job.data, splits=splits)
-    return dataclasses.replace(job, data=data, task=Agreement(splits, job.task.class_names))
+    def read(made: dict[str, list[str]]) -> dict[str, Any]:
+        return {name: {output: np.load(place / name / f"{i}.npy", "r") for i, output in enumerate(made[name])} for name in splits}
+
+    outputs = store.load("answers of the original", "evaluating the original", work, read)
+    answers = {name: job.task.answers(outputs[name], artifact.input_spec) for name in splits}
+    if isinstance(job.task, Agreement):
+        every = [answers[name] for name in ASSIGNED_SPLITS]
+        _note_answers(np.concatenate(every), [probabilities(outputs[n]["logits"]).max(axis=1) for n in ASSIGNED_SPLITS], job.task.class_names)
+        _note_few_images({name: len(answers[name]) for name in ("validation", "test")}, max_change)
+    else:
+        note("the original's outputs take the place of labels; whether they are right is not measured")
+    targets = answers | {name: [None] * len(job.data.splits[name]) for name in SPLITS if name not in splits}
+    filled = {name: dataclasses.replace(split, targets=targets[name]) for name, split in job.data.splits.items()}
+    task: Any = job.task
+    return dataclasses.replace(job, data=dataclasses.replace(job.data, splits=filled), task=dataclasses.replace(task, splits=filled))
 
 
-def _note_answers(answers: dict[str, Any], class_names: tuple[str, ...]) -> None:
-    every = np.concatenate([answers[name] for name in ASSIGNED_SPLITS])
-    sure = 100 * np.concatenate([answers[f"{name}_confidence"] for name in ASSIGNED_SPLITS]).mean()
+def _note_answers(every: Any, confidences: list[Any], class_names: tuple[str, ...]) -> None:
+    sure = 100 * np.concatenate(confidences).mean()
     kinds, counts = np.unique(every, return_counts=True)
     most, share = class_names[kinds[counts.argmax()]], 100 * counts.max() / len(every)
     note(

@@ -26,6 +26,7 @@ from planish.progress import note
 from planish.runs.converted_onnx import converted_job
 from planish.runs.external_onnx import file_job, refuse_training
 from planish.runs.open_network import unlabelled_job
+from planish.runs.raw_outputs import outputs_job
 from planish.runs.original import answered, stored_original
 from planish.runs.precision import decided_precision
 from planish.runs.record import run_folder
@@ -41,7 +42,7 @@ from planish.search.trials.recovery import recover
 from planish.search.trials.screening import screen
 from planish.settings import DeploymentTarget, GoalSettings, ModelSettings, OriginalSettings, RunSettings
 from planish.split_assignment import keep_assignment
-from planish.task import Task, metric_of
+from planish.task import OUTPUTS, Task, metric_of
 from planish.training.distillation.distill import recovery_of
 from planish.training.original import TrainMode, original_settings
 from planish.training.prepare import Job, prepare_job
@@ -124,7 +125,8 @@ def optimize(
         require_classes(data, f"{teachers} teachers, whose probabilities are averaged,")
     folder = Path(run.out) if run.out is not None else default_folder(data, name)
     check_folder(folder, run.resume)
-    unlabelled = is_unlabelled(data, model.task)
+    raw = model.task == OUTPUTS
+    unlabelled = raw or is_unlabelled(data, model.task)
     _check_unlabelled(unlabelled, goal, train_mode)
     if not is_file and not unlabelled and (model.mean is not None or model.std is not None):
         raise GoalError(f"a mean or std for {name}", "networks bring theirs or take the data's; only a file may expect any", "omit it")
@@ -142,7 +144,10 @@ def optimize(
     with run_folder(folder, job_settings, run.resume) as record:
         if run.resume:
             store = record.store  # fails before the images are read if another process is working on the run
-        if is_file:
+        if raw:
+            refuse_training(name, weights=model.weights if is_file else None, teachers=teachers > 1)
+            job = outputs_job(data, model, skip_bad=run.skip_bad, seed=seed)
+        elif is_file:
             refuse_training(name, weights=model.weights, teachers=teachers > 1)
             job = file_job(data, model, skip_bad=run.skip_bad, seed=seed, unlabelled=unlabelled)
             try:

@@ -1,4 +1,4 @@
-"""The tasks: classification, detection, instance segmentation, semantic segmentation. They implement ``planish.task.Task``."""
+"""The tasks: classification, detection, instance segmentation, semantic segmentation, raw outputs. They implement ``planish.task.Task``."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from planish.tasks.agreement import AGREEMENT, Agreement
 from planish.tasks.classification import Classification
 from planish.tasks.detection import Detection
 from planish.tasks.metric_names import require_defined
+from planish.tasks.outputs import RawOutputs
 from planish.tasks.registry import recipe_of, registered, task_for
 from planish.tasks.segmentation import SemanticSegmentation
 
@@ -14,6 +15,7 @@ __all__ = [
     "Agreement",
     "Classification",
     "Detection",
+    "RawOutputs",
     "SemanticSegmentation",
     "recipe_of",
     "registered",

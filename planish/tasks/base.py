@@ -10,7 +10,7 @@ from planish.errors import GoalError
 from planish.evaluation.drawing import LEAST_SCORE
 
 if TYPE_CHECKING:
-    from planish.artifact import Outputs, Pixels
+    from planish.artifact import InputSpec, Outputs, Pixels
     from planish.measurement import Measurement
     from planish.task import Split, SplitName
     from planish.tasks.localisation import View
@@ -87,6 +87,10 @@ class BaseTask:
     def with_metric(self, name: str) -> Self:
         """Refuse another metric; a task with several of them overrides this."""
         raise GoalError(f"--metric {name}", "this task has a single metric, which is always used", "omit it")
+
+    def answers(self, outputs: Outputs, spec: InputSpec) -> Any:
+        """Refuse images without labels; a task whose outputs can take the place of labels overrides this."""
+        raise GoalError(f"images without labels for {type(self).__name__}", "its targets are not made from outputs", "label them")
 
     def effective_images(self, targets: Any) -> float | None:
         """Return None: the uncertainty is that of the scores."""

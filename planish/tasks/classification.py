@@ -72,6 +72,10 @@ class Classification(BaseTask):
 
         return torch.as_tensor(np.asarray(targets)[rows])
 
+    def answers(self, outputs: Outputs, spec: InputSpec) -> Any:
+        """Return the class with the highest logit, int64 ``(N,)``."""
+        return outputs["logits"].argmax(axis=1).astype(np.int64)
+
     def augment(self, spec: InputSpec, settings: AugmentSettings) -> Augment:
         """Return the augmentation, see ``augmentation.policy``.
 

@@ -92,6 +92,21 @@ class Detection(BaseTask):
 
         return object_targets([targets[int(row)] for row in rows], (spec.height, spec.width) if self.masks else None)
 
+    def answers(self, outputs: Outputs, spec: InputSpec) -> Any:
+        """Return the objects that a service would return, with sizes in pixels of the input; masks are refused."""
+        from planish.data.targets.objects import Objects
+
+        if self.masks:
+            super().answers(outputs, spec)
+        found = []
+        for boxes, scores, labels in zip(outputs["boxes"], outputs["scores"], outputs["labels"], strict=True):
+            clipped = np.clip(boxes.astype(np.float32), 0, 1)
+            rows = confident_rows(scores * (clipped[:, 2:] > clipped[:, :2]).all(axis=1))
+            kept = clipped[rows]
+            areas = (kept[:, 2:] - kept[:, :2]).astype(np.float64).prod(axis=1) * spec.height * spec.width
+            found.append(Objects(kept, labels[rows].astype(np.int64), spec.height, spec.width, np.zeros(len(kept), bool), areas))
+        return found
+
     def augment(self, spec: InputSpec, settings: AugmentSettings) -> Augment:
         """Return augmentation as in ``planish.data.augmentation.targets``; boxes and masks are transformed with the image."""
         from planish.data.augmentation.targets import augment_targets

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from functools import partial
 
 from planish.errors import DataError
-from planish.task import Split, SplitName, Task, TaskFactory, installed_tasks
+from planish.task import OUTPUTS, Split, SplitName, Task, TaskFactory, installed_tasks
 from planish.tasks.classification import Classification
 from planish.tasks.detection import Detection
+from planish.tasks.outputs import RawOutputs
 from planish.tasks.segmentation import SemanticSegmentation
 
 TASKS: dict[str, TaskFactory] = {
@@ -16,6 +17,7 @@ TASKS: dict[str, TaskFactory] = {
     "detection": Detection,
     "instance": partial(Detection, name="instance"),
     "semantic": SemanticSegmentation,
+    OUTPUTS: RawOutputs,
 }
 
 

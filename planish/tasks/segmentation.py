@@ -71,6 +71,10 @@ class SemanticSegmentation(BaseTask):
 
         return label_targets([targets[int(row)] for row in rows], spec.height, spec.width)
 
+    def answers(self, outputs: Outputs, spec: InputSpec) -> Any:
+        """Return the label maps."""
+        return list(self.decode(outputs))
+
     def augment(self, spec: InputSpec, settings: AugmentSettings) -> Augment:
         """Return augmentation as in ``planish.data.augmentation.targets``; label maps are transformed with the image."""
         from planish.data.augmentation.targets import augment_targets

@@ -312,6 +312,26 @@ def test_a_comparison_is_timed_there(fake: str, tmp_path: Path) -> None:
     assert (tmp_path / "home" / ".cache" / "planish-device").is_dir()
 
 
+NETWORKS = """
+from torch import nn
+def small(num_classes, channels):
+    return nn.Sequential(
+        nn.Conv2d(channels, 8, 3, 2, 1), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, num_classes)
+    )
+"""
+
+
+def test_networks_to_start_from_are_timed_on_the_device(fake: str, tmp_path: Path) -> None:
+    data = write_shapes(tmp_path / "shapes", per_class=20, size=24)
+    (tmp_path / "nets.py").write_text(NETWORKS)
+    found = planish.backbones(
+        data, candidates=[f"{tmp_path / 'nets.py'}:small"], weights="none", budget="5s", out=tmp_path / "run", device=fake
+    )
+    assert found.device["address"] == fake
+    assert set(found.backbones[0].latency) == {"fp32", "int8"}
+
+
+
 @pytest.mark.slow
 def test_a_search_over_ssh_survives_cut_connections_and_is_verified_there(server: str, tmp_path: Path) -> None:
     """Its server ends all connections three times while files are being timed."""

@@ -26,6 +26,7 @@ def backbones(
     image_size: ImageSize | None = None,
     budget: str | None = None,
     runtime: str = "auto",
+    device: str | None = None,
     threads: int = 1,
     batch: int = 1,
     layout: Layout | None = None,
@@ -51,6 +52,7 @@ def backbones(
         image_size: Input size in pixels, or HEIGHTxWIDTH; by default the size of the images, at most 224.
         budget: Wall-clock time: 20m. The default is 20 minutes.
         runtime: Runtime in which files are timed; auto is the one in which the first network is fastest.
+        device: Device that files are timed on: ssh://user@host:port/path/of/python; by default this machine.
         threads: Number of threads the runtime may use.
         batch: Batch size.
         layout: Layout of the dataset, if it could be read in more than one way.
@@ -71,19 +73,21 @@ def backbones(
     """
     from planish.datacentric.backbones import CANDIDATES
     from planish.datacentric.backbones import backbones as run
+    from planish.devices.device import using_device
     from planish.report.pages.backbones import write_backbones
     from planish.settings import DeploymentTarget, GoalSettings, RunSettings
 
     at_least(1, threads=threads, batch=batch)
-    found = run(
-        source(data, layout),
-        candidates=tuple(candidates) or CANDIDATES,
-        weights=weights,
-        image_size=image_size,
-        goal=GoalSettings(max_latency=max_latency, max_size=max_size),
-        target=DeploymentTarget(runtime, threads, batch),
-        run=RunSettings(out, resume, budget, skip_bad, seed),
-        watch=watch,
-    )
+    with using_device(device):
+        found = run(
+            source(data, layout),
+            candidates=tuple(candidates) or CANDIDATES,
+            weights=weights,
+            image_size=image_size,
+            goal=GoalSettings(max_latency=max_latency, max_size=max_size),
+            target=DeploymentTarget(runtime, threads, batch),
+            run=RunSettings(out, resume, budget, skip_bad, seed),
+            watch=watch,
+        )
     write_backbones(results_folder(out, found.name))
     return found

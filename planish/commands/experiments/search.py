@@ -23,6 +23,7 @@ def search(
     image_size: int | None = None,
     budget: str | None = None,
     runtime: str = "auto",
+    device: str | None = None,
     threads: int = 1,
     batch: int = 1,
     layout: Layout | None = None,
@@ -46,6 +47,7 @@ def search(
         image_size: Input size in pixels; by default the size of the images, at most 224, and a smaller one are searched.
         budget: Wall-clock time: 30m. The default is 30 minutes; with less than 10 fewer networks are tried.
         runtime: Runtime in which files are timed; auto is the one in which networks of the space are fastest.
+        device: Device that files are timed on: ssh://user@host:port/path/of/python; by default this machine.
         threads: Number of threads the runtime may use.
         batch: Batch size.
         layout: Layout of the dataset, if it could be read in more than one way.
@@ -64,20 +66,22 @@ def search(
     Example:
         $ planish search photos/ --max-latency 2ms --max-size 500kB --budget 30m
     """
+    from planish.devices.device import using_device
     from planish.report.pages.architecture_search import write_search
     from planish.report.pages.evaluation import write_evaluation
     from planish.search.architecture.architecture_search import search as run
     from planish.settings import DeploymentTarget, GoalSettings, RunSettings
 
     at_least(1, threads=threads, batch=batch)
-    found = run(
-        source(data, layout),
-        image_size=image_size,
-        goal=GoalSettings(max_latency=max_latency, max_size=max_size),
-        target=DeploymentTarget(runtime, threads, batch),
-        run=RunSettings(out, resume, budget, skip_bad, seed),
-        watch=watch,
-    )
+    with using_device(device):
+        found = run(
+            source(data, layout),
+            image_size=image_size,
+            goal=GoalSettings(max_latency=max_latency, max_size=max_size),
+            target=DeploymentTarget(runtime, threads, batch),
+            run=RunSettings(out, resume, budget, skip_bad, seed),
+            watch=watch,
+        )
     folder = results_folder(out, found.name)
     write_evaluation(folder / "model")
     write_search(folder)

@@ -134,8 +134,7 @@ def _content(name: str, path: Path, task: str | None, layout: str | None, invent
         if layout is not None:
             raise DataError(f"the layout {layout!r} for the task {task!r}", "it reads its data in a way of its own", "omit --layout")
         return wanted(path, inventory)
-    if layout == UNLABELLED:
-        fitting_kind("classes", wanted, name, task)
+    if layout == UNLABELLED:  # of any task: what is missing are the labels
         return UnlabelledFiles(name, list_unlabelled(path), inventory)
     noted = read_annotations(path, wanted, layout, inventory)
     if noted is not None:
@@ -144,13 +143,13 @@ def _content(name: str, path: Path, task: str | None, layout: str | None, invent
         if noted.codes is not None:
             return LabelMapFiles(name, noted.images, noted.codes, noted.how, used_for, inventory)
         return AnnotatedFiles(name, noted.images, noted.class_names, used_for, kind, noted.how, inventory)
+    if path.is_dir() and layout is None:
+        _refuse_foreign_annotations(path)
+        if has_no_labels(path):
+            return UnlabelledFiles(name, list_unlabelled(path), inventory)
     kind = fitting_kind("classes", wanted, name, task)
     used_for = task or USUAL_TASKS[kind]
     if path.is_dir():
-        if layout is None:
-            _refuse_foreign_annotations(path)
-            if has_no_labels(path):
-                return UnlabelledFiles(name, list_unlabelled(path), inventory)
         listed = list_folder(path, layout)
         if inner := [item for item in listed if unicodedata.normalize("NFC", item.path.parent.name) != item.label]:
             inventory.assume(f"{len(inner)} images are in subfolders of class folders: {inner[0].key} is of the class {inner[0].label!r}")

@@ -22,6 +22,8 @@ from planish.files.mistaken_files import mistaken_file
 from planish.files.onnx_nodes import inline_functions, name_nodes, tensors_read
 from planish.files.onnx_reading import data_files, read_onnx
 from planish.files.reading import DAMAGED, describe, require_regular
+from planish.files.workspace import fresh_folder
+from planish.task import OUTPUTS
 
 if TYPE_CHECKING:
     from planish.artifact import Pixels
@@ -231,6 +233,42 @@ def write_with_normalisation(
         pixels.unlink()
 
 
+def outputs_of(foreign: ExternalModel, spec: InputSpec, preprocessing: Preprocessing, sample: Pixels) -> dict[str, Any]:
+    """The outputs of the file as it is, by name, one row per image; computed in a separate process, one image at a time.
+
+    Args:
+        foreign: the file.
+        spec: size of the images.
+        preprocessing: with the ``mean`` and ``std`` that it expects.
+        sample: uint8 ``(N, H, W, C)``.
+
+    Raises:
+        ModelError: it does not run on such images.
+        ExportError: it crashes the libraries that read it, or takes too long.
+    """
+    folder = fresh_folder("outputs-")
+    pixels, found = folder / "images.npy", folder / "outputs.npz"
+    arguments = {
+        "file": str(foreign.file), "found": str(found), "spec": TypeAdapter(InputSpec).dump_json(spec).decode(),
+        "preprocessing": TypeAdapter(Preprocessing).dump_json(preprocessing).decode(), "sample": str(pixels),
+    }  # fmt: skip
+    np.save(pixels, sample)
+    size = sum(part.stat().st_size for part in (foreign.file, *data_files(foreign.file)))
+    limits = limits_for(size, sample.size * min(foreign.batch or 1, _USUAL_BATCH))
+    names = call_isolated("planish.export.onnx.external:write_outputs", arguments, f"{foreign.file} in onnxruntime", limits)
+    with np.load(found, allow_pickle=False) as arrays:
+        return {name: arrays[str(i)] for i, name in enumerate(names)}
+
+
+def write_outputs(file: str, found: str, spec: str, preprocessing: str, sample: str) -> list[str]:
+    """The part of ``outputs_of`` that runs in the separate process; its arguments are JSON values."""
+    foreign, images = read_external(Path(file)), np.load(sample, allow_pickle=False)
+    fed_spec, how = TypeAdapter(InputSpec).validate_json(spec), TypeAdapter(Preprocessing).validate_json(preprocessing)
+    outputs = _outputs(foreign.model, foreign.batch or 1, fed_spec, how, images)
+    np.savez(found, **{str(i): values for i, values in enumerate(outputs.values())})
+    return list(outputs)
+
+
 def rewrite(file: str, fed: str, spec: str, preprocessing: str, classes: int | None, sample: str, labels: Sequence[int]) -> list[str]:
     """The part of ``write_with_normalisation`` that runs in the separate process; its arguments are JSON values."""
     import onnx
@@ -322,11 +360,14 @@ def _logits_output(values: Mapping[str, Any], classes: int | None, labels: Any) 
         single = classes == 2 and any(v.dtype.kind == "f" and v[0].size == 1 for v in values.values())
         if classes is None:
             raise ModelError(
-                f"the file returns {given}", "a classifier returns one float per class, for two classes or more", "export it so"
+                f"the file returns {given}",
+                "a classifier returns one float per class, for two classes or more",
+                f"planish optimize --task {OUTPUTS} compares the outputs of any network as they are, on images without labels",
             )
         raise ModelError(
             f"the file returns {given}, and the data has {classes} classes", "a classifier returns one float per class",
-            "export both logits, for example torch.cat([-z / 2, z / 2], 1)" if single else "give the data it was trained for",
+            "export both logits, for example torch.cat([-z / 2, z / 2], 1)" if single else
+            f"give the data it was trained for; if it is no classifier: planish optimize --task {OUTPUTS}",
         )  # fmt: skip
     if broken := [name for name in fitting if not np.isfinite(values[name]).all()]:
         raise ModelError(f"its output {broken[0]} is NaN or infinite for real images", "outputs are finite", "look at its weights")

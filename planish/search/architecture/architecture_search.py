@@ -7,6 +7,7 @@ from pathlib import Path
 
 from planish import units
 from planish.data import require_classes
+from planish.devices.device import current_device
 from planish.errors import GoalError
 from planish.export.runtimes.registry import available, find
 from planish.files.atomic import job_folder, write_result
@@ -71,7 +72,7 @@ def search(
     settings = {
         "data": str(data), "image_size": image_size, "max_latency_ms": max_latency_ms, "max_size_bytes": max_size_bytes,
         "runtime": target.runtime, "threads": target.threads, "batch": target.batch, "budget": seconds, "skip_bad": run.skip_bad,
-        "seed": run.seed,
+        "seed": run.seed, "device": current_device().address or None,
     }  # fmt: skip
     with run_folder(folder, settings, run.resume) as record:
         job = prepare_job(data, ModelSettings(ANY_NETWORK, image_size=image_size), skip_bad=run.skip_bad, seed=run.seed)

@@ -1,4 +1,4 @@
-"""Classifiers in ONNX files as networks that return logits."""
+"""Networks in ONNX files: classifiers that return logits, and others with their outputs as they are."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from torch import fx, nn
 from planish.artifact import Source
 from planish.errors import ModelError
 from planish.files.onnx_reading import onnx_sha256
-from planish.models.onnx.convert import convert_file
+from planish.models.onnx.convert import Converted, convert_file
 from planish.models.onnx.unfolding import unfold_batch_norm
+from planish.models.raw_outputs import with_named_outputs
 
 _KEEP_NUMBERS = (torch.flatten, torch.unflatten, torch.squeeze, torch.unsqueeze, torch.reshape, torch.permute)
 
@@ -31,13 +32,7 @@ def classifier_from_file(file: Path, output: str, source: Source, size: tuple[in
     Raises:
         ModelError: the file is missing, was changed, cannot be converted, or has other classes or channels.
     """
-    if not file.is_file():
-        raise ModelError(f"{file} is not there", "a network is rebuilt from the ONNX file that it was made from", "bring it back")
-    if source.sha256 and onnx_sha256(file) != source.sha256:
-        raise ModelError(
-            f"{file} has changed since this model was made from it", "a network is rebuilt from the same file", "bring it back"
-        )
-    converted = convert_file(file, size=size, outputs=(output,))
+    converted = _converted(file, source, size, (output,))
     module = _with_logits(converted.module)
     example = torch.zeros(2, converted.channels, converted.height, converted.width)
     unfold_batch_norm(module, example)
@@ -49,6 +44,35 @@ def classifier_from_file(file: Path, output: str, source: Source, size: tuple[in
             f"a classifier returns {source.num_classes} values for images of {source.channels} channels",
         )
     return module
+
+
+def network_from_file(file: Path, source: Source, size: tuple[int, int]) -> nn.Module:
+    """Convert a network with all its outputs, which ``decode`` returns by their names; batch norm that was folded away is put back.
+
+    Args:
+        file: the ONNX file.
+        source: number of channels, and the hash of the file, which is not checked if it is empty.
+        size: height and width in pixels, where the file leaves them free.
+
+    Raises:
+        ModelError: the file is missing, was changed, cannot be converted, or has other channels.
+    """
+    converted = _converted(file, source, size, ())
+    if converted.channels != source.channels:
+        raise ModelError(f"{file} takes images of {converted.channels} channels", f"the images have {source.channels}")
+    sides = converted.height, converted.width
+    unfold_batch_norm(converted.module, torch.zeros(2, converted.channels, *sides))
+    return with_named_outputs(converted.module, converted.channels, sides, converted.outputs)
+
+
+def _converted(file: Path, source: Source, size: tuple[int, int], outputs: tuple[str, ...]) -> Converted:
+    if not file.is_file():
+        raise ModelError(f"{file} is not there", "a network is rebuilt from the ONNX file that it was made from", "bring it back")
+    if source.sha256 and onnx_sha256(file) != source.sha256:
+        raise ModelError(
+            f"{file} has changed since this model was made from it", "a network is rebuilt from the same file", "bring it back"
+        )
+    return convert_file(file, size=size, outputs=outputs)
 
 
 def _with_logits(module: fx.GraphModule) -> fx.GraphModule:
