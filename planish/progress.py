@@ -36,6 +36,11 @@ Listener = Callable[[Progress], None]
 _listener: ContextVar[Listener | None] = ContextVar("planish_progress", default=None)
 
 
+def current_listener() -> Listener | None:
+    """Return the listener of this block, to which another one may pass reports on; None if there is none."""
+    return _listener.get()
+
+
 @contextmanager
 def listening(listener: Listener) -> Iterator[None]:
     """Within this block, ``listener`` receives all progress reports."""

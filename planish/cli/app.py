@@ -20,14 +20,14 @@ from planish.cli.running import fail, progress, resume_hint, running
 from planish.invocation import invoked
 
 _GROUPS = {
-    "Main job": ("optimize", "demo", "report"),
+    "Main job": ("optimize", "demo", "report", "ui"),
     "Models": ("train", "evaluate", "compress", "export", "bench", "explain", "recipes", "check"),
     "Data": ("data", "tile", "label_issues", "learning_curve", "few_shot", "crossval"),
     "Experiments": ("backbones", "search", "experiment", "compare", "ensembles"),
     "Deployment": ("sign", "verify", "push", "pull", "serve", "monitor", "label_candidates", "alert_rules", "retrain"),
     "Machines": ("doctor", "device_setup"),
 }
-_WITHOUT_PROGRESS = ("verify", "sign", "push", "pull", "serve", "report", "recipes", "check", "doctor", "device_setup", "alert_rules")
+_WITHOUT_PROGRESS = ("verify", "sign", "push", "pull", "serve", "report", "recipes", "check", "doctor", "device_setup", "alert_rules", "ui")
 _JSON = Annotated[bool, Parameter(help="Print JSON instead of a table.", show_default=False)]
 _DEBUG = Annotated[bool, Parameter(help="Show the traceback of an error.", show_default=False)]
 _TOP = Annotated[int, Parameter(help="Slowest layers to list; 0 for all, in the order of execution.")]
@@ -53,7 +53,7 @@ def _add(function: Callable[..., Any], group: Group) -> None:
     name = function.__name__
     given = arguments(function)
     extra = {"json": _JSON, "debug": _DEBUG} | ({"top": _TOP} if name == "explain" else {})
-    if name in ("serve", "sign", "report", "export", "alert_rules", "tile"):
+    if name in ("serve", "sign", "report", "export", "alert_rules", "tile", "ui"):
         del extra["json"]
     defaults = {"top": 12}
     own = [

@@ -244,7 +244,7 @@ SHOW: dict[str, Show] = {
     "evaluate": _evaluated, "experiment": _experiment, "explain": _explanation, "export": _bundle, "few_shot": _few_shot,
     "label_candidates": _labels, "label_issues": _label_issues, "learning_curve": _learning_curve, "monitor": _monitored,
     "optimize": _run, "pull": _pulled, "push": _file, "recipes": _recipes, "report": _file, "retrain": _retrained, "search": _searched,
-    "serve": _nothing, "sign": _file, "tile": _tiles, "train": _trained, "verify": _verified,
+    "serve": _nothing, "sign": _file, "tile": _tiles, "train": _trained, "ui": _nothing, "verify": _verified,
 }  # fmt: skip
 _IN_JSON: dict[str, Callable[[Any], Any]] = {  # the part of a result that --json prints; by default all of it
     "data": lambda found: found.report.model_dump(mode="json"),
@@ -271,7 +271,7 @@ def print_result(command: str, result: Any, given: Arguments) -> int:
 def watch_of(command: str, shown: TerminalProgress | None) -> Callable[[Any], None] | None:
     """Return the callback ``watch`` that shows a command's intermediate results; None if it has none."""
     if shown is None:
-        return (lambda text: stdout.print(text, soft_wrap=True)) if command == "serve" else None
+        return (lambda text: stdout.print(text, soft_wrap=True)) if command in ("serve", "ui") else None
     width = shown.console.width
     if command in ("optimize", "demo"):
         from planish.report.terminal import candidate_table

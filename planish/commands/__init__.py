@@ -33,10 +33,11 @@ from planish.commands.optimize import optimize
 from planish.commands.recipes import recipes
 from planish.commands.report import report
 from planish.commands.train import Trained, train
+from planish.commands.ui import ui
 
 __all__ = [
     "CheckedFile", "Compressed", "Trained", "alert_rules", "backbones", "bench", "check", "compare", "compress", "crossval", "data", "demo",
     "device_setup", "doctor", "ensembles", "evaluate", "experiment", "explain", "export", "few_shot", "label_candidates", "label_issues",
     "learning_curve", "monitor", "optimize", "pull", "push", "recipes", "report", "retrain", "search", "serve", "sign", "tile", "train",
-    "verify",
+    "ui", "verify",
 ]  # fmt: skip

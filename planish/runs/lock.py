@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import os
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from planish.errors import BundleError
 from planish.files.reading import DAMAGED
@@ -15,6 +18,7 @@ from planish.files.reading import DAMAGED
 LOCK_FILE = "run.lock"
 _BEAT_SECONDS = 1.0
 _BYTES = 100
+_ALIVE_SECONDS = 60.0  # since the holder wrote last, after which its process id may be that of another program
 
 
 class RunLock:
@@ -82,6 +86,19 @@ def check_unlocked(folder: Path) -> None:
     """
     if (folder / LOCK_FILE).exists():
         RunLock(folder).release()
+
+
+def holder(folder: Path) -> int | None:
+    """Return the process id of whoever works on a run; None if nobody does. The lock itself is not touched, so no run is in its way."""
+    try:
+        file = os.open(folder / LOCK_FILE, os.O_RDONLY)
+    except OSError:
+        return None
+    try:
+        pid, beat = int(_read(file).get("pid", 0)), os.fstat(file).st_mtime
+    finally:
+        os.close(file)
+    return pid if pid and time.time() - beat < _ALIVE_SECONDS and psutil.pid_exists(pid) else None
 
 
 def _read(file: int) -> dict[str, Any]:

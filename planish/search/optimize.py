@@ -25,6 +25,7 @@ from planish.plan import Plan
 from planish.progress import note
 from planish.runs.converted_onnx import converted_job
 from planish.runs.external_onnx import file_job, refuse_training
+from planish.runs.live import telling
 from planish.runs.open_network import unlabelled_job
 from planish.runs.raw_outputs import outputs_job
 from planish.runs.original import answered, stored_original
@@ -141,7 +142,7 @@ def optimize(
         "max_latency_ms": limits.max_latency_ms, "max_size_bytes": limits.max_size_bytes, "budget": seconds,
         "processor": current_device().name, "device": current_device().address or None,
     }  # fmt: skip
-    with run_folder(folder, job_settings, run.resume) as record:
+    with telling(folder, watch) as watched, run_folder(folder, job_settings, run.resume) as record:
         if run.resume:
             store = record.store  # fails before the images are read if another process is working on the run
         if raw:
@@ -224,7 +225,7 @@ def optimize(
             students=usual_students if teaching.students is None else tuple(teaching.students),
             teachers=tuple(str(folder / "work" / name) for name in taught_by),
             mixed_precision=False,
-            watch=watch or (lambda _: None),
+            watch=watched,
             journal=journal,
         )
         if is_file and not unlabelled:
