@@ -14,6 +14,8 @@ from planish.errors import ModelError, first_line
 from planish.models.heads.stem_and_classifier import ImageSides, both_sides, describe_size
 from planish.models.outputs import Graph
 
+_LEAST_VARIANCE = 1e-3  # relative to the variance over images and positions
+
 
 class NamedOutputs:
     """A method ``decode`` that returns the float outputs of a network by name.
@@ -65,6 +67,20 @@ def with_named_outputs(module: nn.Module, channels: int, image_size: ImageSides,
     named = identifiers(names or [keystr(path) or "output" for path, _ in leaves])
     module.decode = NamedOutputs(named)  # type: ignore[assignment]
     return Graph(module, module.graph).train(training) if isinstance(module, fx.GraphModule) else module
+
+
+def unexplained(outputs: Any, teacher: Any) -> Tensor:
+    """The squared error of float outputs, relative to the variance of the teacher's over the images, averaged over all outputs; a scalar.
+
+    A thousandth of the variance over positions is added, so that outputs which hardly depend on the image do not outweigh the others.
+    """
+    pairs = zip(tree_leaves(outputs), tree_leaves(teacher), strict=True)
+    losses = []
+    for ours, theirs in pairs:
+        if theirs.is_floating_point():
+            variance = theirs.var(0, unbiased=False).mean() + _LEAST_VARIANCE * theirs.var(unbiased=False)
+            losses.append((ours - theirs).square().mean() / variance.clamp_min(1e-12))
+    return torch.stack(losses).mean()
 
 
 def identifiers(names: Sequence[str]) -> list[str]:

@@ -75,11 +75,10 @@ class RawOutputs(BaseTask):
         return 0 * flattened(outputs).float().mean()
 
     def distillation_loss(self, network: nn.Module, outputs: Any, teacher: Any, temperature: float, targets: Any = None) -> torch.Tensor:
-        """Return the network's own ``distance`` to the teacher's outputs, or else the squared difference over the teacher's variance."""
-        from planish.models.outputs import distance
+        """Return the squared error relative to the variance of the teacher's outputs, see ``unexplained``."""
+        from planish.models.raw_outputs import unexplained
 
-        found: torch.Tensor = getattr(network, "distance", distance)(outputs, teacher)
-        return found
+        return unexplained(outputs, teacher)
 
     def decode(self, outputs: Outputs) -> Any:
         """Return the outputs themselves."""

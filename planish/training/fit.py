@@ -27,7 +27,7 @@ from planish.models.outputs import each
 from planish.models.storage import fingerprint
 from planish.models.strided import SafeStrides
 from planish.progress import Stage, log_values, note
-from planish.task import metric_of
+from planish.task import OUTPUTS, metric_of
 from planish.training.batches import batches, batches_per_epoch
 from planish.training.checkpoint import TrainingState, identity, read_checkpoint, write_checkpoint
 from planish.training.distillation.compiled_teacher import compiled_teacher
@@ -189,7 +189,7 @@ def fit(
         taught_by = copy.deepcopy(teacher.module).eval().to(accelerator.device)
         if cache is not None:
             fold_batch_norm(taught_by)
-            if accelerator.device.type == "cpu":
+            if accelerator.device.type == "cpu" and task.name != OUTPUTS:  # coordinates need more digits than bfloat16 has
                 taught_by = compiled_teacher(taught_by, input_spec, settings.batch_size, done.bf16)
         teacher = replace(teacher, module=taught_by.to(memory_format=layout))
     resizing = ProgressiveResizing(module, input_spec, settings.start_scale, preprocessing.normalisation, targets)
