@@ -17,12 +17,14 @@ from planish.models.builtin import NAMES
 from planish.ui import jobs
 from planish.ui.images import glance
 from planish.ui.plots import frontier
+from planish.ui.side_by_side import side_by_side
 from planish.ui.runs import RunSummary, find_runs
 from planish.ui.templates import STATIC, page
 
 _COOKIE = "planish_ui"
 _HOSTS = ("127.0.0.1", "localhost")
 _SUGGESTED = (*NAMES[:4], "torchvision:mobilenet_v2", "torchvision:mobilenet_v3_small", "torchvision:resnet18", "timm:tf_efficientnet_lite0")
+_LARGEST_FILE = 32_000_000
 _POLICY = "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self' data:; connect-src 'self'; form-action 'self'; base-uri 'none'"
 
 
@@ -83,6 +85,20 @@ def ui_app(root: Path, token: str) -> FastAPI:
         if run is None or not run.has_report:
             return _missing(id)
         return FileResponse(run.path / "report.html", media_type="text/html", headers={"Content-Security-Policy": "frame-ancestors 'none'"})
+
+    @app.post("/runs/answers")
+    async def answers(id: str, request: Request) -> Response:
+        """What the original and the chosen model of a run say to the image file in the body."""
+        run = await run_in_threadpool(run_of, id)
+        if run is None or run.state != "finished":
+            return _missing(id)
+        if int(request.headers.get("content-length") or 0) > _LARGEST_FILE:
+            return _plain("the file is too large", 413)
+        try:
+            sides = await run_in_threadpool(side_by_side, run.path, await request.body())
+        except PlanishError as error:
+            return HTMLResponse(page("answers", sides=(), problem=str(error)))
+        return HTMLResponse(page("answers", sides=sides, problem=""))
 
     @app.get("/compare")
     def compare(request: Request) -> Response:

@@ -42,3 +42,21 @@ if (limit) {
   limit.addEventListener("input", choose)
   choose()
 }
+
+const image = document.querySelector("#image")
+if (image) {
+  const ask = async (file) => {
+    const place = document.querySelector("#answers")
+    place.textContent = `${file.name} ...`
+    const answer = await fetch(`/runs/answers?id=${encodeURIComponent(image.dataset.id)}`, { method: "POST", body: file })
+    if (answer.ok) place.innerHTML = await answer.text()
+    else place.textContent = await answer.text()
+  }
+  image.addEventListener("change", () => { if (image.files[0]) ask(image.files[0]).catch((error) => alert(error)) })
+  addEventListener("dragover", (event) => event.preventDefault())
+  addEventListener("drop", (event) => {
+    event.preventDefault()
+    const file = event.dataTransfer.files[0]
+    if (file) ask(file).catch((error) => alert(error))
+  })
+}
