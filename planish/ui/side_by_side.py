@@ -16,9 +16,10 @@ from PIL import Image
 from planish.artifact import Predictor
 from planish.data.preprocessing import decode_with_size, resize
 from planish.errors import BundleError
+from planish.files.atomic import read_result
 from planish.runs.open_model import Opened, open_model
 from planish.search.evidence import RunEvidence
-from planish.search.result import Result, read_result
+from planish.search.result import Result
 from planish.serving.occlusion import seen_region
 from planish.tasks import registered
 from planish.tasks.localisation import View
@@ -98,8 +99,8 @@ def _lines(opened: Opened, outputs: Any, view: View) -> tuple[str, ...]:
 
 
 def _line(row: dict[str, Any]) -> str:
-    sure = next((row[key] for key in ("probability", "confidence", "share") if key in row), None)
-    return f"{row.get('class', row)}" + ("" if sure is None else f" {100 * sure:.1f} %")
+    sure = next((row[key] for key in ("share", "confidence") if key in row), None)
+    return f"{row.get('class', row.get('name', row))}" + ("" if sure is None else f" {100 * sure:.1f} %")
 
 
 def _picture(opened: Opened, pixels: Any, outputs: Any) -> str:
