@@ -23,9 +23,17 @@ from planish.ui.templates import STATIC, page
 
 _COOKIE = "planish_ui"
 _HOSTS = ("127.0.0.1", "localhost")
-_SUGGESTED = (*NAMES[:4], "torchvision:mobilenet_v2", "torchvision:mobilenet_v3_small", "torchvision:resnet18", "timm:tf_efficientnet_lite0")
+_SUGGESTED = (
+    *NAMES[:4],
+    "torchvision:mobilenet_v2",
+    "torchvision:mobilenet_v3_small",
+    "torchvision:resnet18",
+    "timm:tf_efficientnet_lite0",
+)
 _LARGEST_FILE = 32_000_000
-_POLICY = "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self' data:; connect-src 'self'; form-action 'self'; base-uri 'none'"
+_POLICY = (
+    "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self' data:; connect-src 'self'; form-action 'self'; base-uri 'none'"
+)
 
 
 def ui_app(root: Path, token: str) -> FastAPI:

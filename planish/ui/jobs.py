@@ -68,7 +68,9 @@ def start(words: Sequence[str], folder: Path, out: Path) -> int:
                 env={**os.environ, "COLUMNS": "140"},
             )
     except OSError as error:
-        raise GoalError(f"{log} cannot be written: {error.strerror}", "the output of a run is kept there", "choose another folder") from error
+        raise GoalError(
+            f"{log} cannot be written: {error.strerror}", "the output of a run is kept there", "choose another folder"
+        ) from error
     return process.pid
 
 

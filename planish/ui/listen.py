@@ -39,7 +39,9 @@ def listen(folder: Path, port: int, *, open_browser: bool, watch: Callable[[str]
         try:
             place.bind((_HOST, port))
         except OSError as error:
-            raise BundleError(f"port {port} cannot be used: {error.strerror}", "one program listens on a port", "--port 0 takes a free one") from error
+            raise BundleError(
+                f"port {port} cannot be used: {error.strerror}", "one program listens on a port", "--port 0 takes a free one"
+            ) from error
         token = secrets.token_urlsafe(24)
         address = f"http://{_HOST}:{place.getsockname()[1]}/?token={token}"
         watch(f"{address} (Ctrl-C ends it)")

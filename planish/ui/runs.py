@@ -174,7 +174,9 @@ def _live_points(live: Mapping[str, Any]) -> tuple[Point, ...]:
         if "latency_ratio" in values:
             drop = values.get("drop_validation", values.get("drop_untrained"))
             state = one.get("reason") or one.get("stage", "")
-            points.append(Point(f"{one.get('summary')}; {one.get('runtime')}", values["latency_ratio"], drop, values.get("size_bytes"), state))
+            points.append(
+                Point(f"{one.get('summary')}; {one.get('runtime')}", values["latency_ratio"], drop, values.get("size_bytes"), state)
+            )
     return tuple(points)
 
 

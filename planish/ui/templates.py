@@ -13,7 +13,10 @@ from planish.report.pages.html import HERE as REPORT_PAGES
 
 _HERE = Path(__file__).parent / "pages"
 STATIC = {
-    "ui.css": ("text/css; charset=utf-8", (REPORT_PAGES / "page.css").read_text(encoding="utf-8") + (_HERE / "ui.css").read_text(encoding="utf-8")),
+    "ui.css": (
+        "text/css; charset=utf-8",
+        (REPORT_PAGES / "page.css").read_text(encoding="utf-8") + (_HERE / "ui.css").read_text(encoding="utf-8"),
+    ),
     "ui.js": ("text/javascript; charset=utf-8", (_HERE / "ui.js").read_text(encoding="utf-8")),
 }
 """Media type and text of each file, by its name."""

@@ -40,7 +40,13 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_run(folder / "shirts" / "first")
     write_report(folder / "shirts" / "first")
     command = f"planish optimize shapes --out {folder / 'stopped'}"
-    candidate = {"summary": "INT8", "runtime": "openvino", "stage": "screened", "reason": "", "measurements": {"latency_ratio": 2.5, "drop_untrained": 1.25}}
+    candidate = {
+        "summary": "INT8",
+        "runtime": "openvino",
+        "stage": "screened",
+        "reason": "",
+        "measurements": {"latency_ratio": 2.5, "drop_untrained": 1.25},
+    }
     (folder / "stopped" / "live.json").write_text(json.dumps({"command": command, "folder": str(folder), "candidates": [candidate]}))
     (folder / "damaged" / "result.json").write_text("{")
     (folder / "photos").mkdir()
@@ -153,7 +159,9 @@ def test_a_run_is_started_stopped_and_resumed(client: TestClient, root: Path, mo
     (root / "program.py").write_text(program)
     popen = subprocess.Popen
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
-    monkeypatch.setattr(jobs.subprocess, "Popen", lambda words, **given: popen([sys.executable, str(root / "program.py"), *words[3:]], **given))
+    monkeypatch.setattr(
+        jobs.subprocess, "Popen", lambda words, **given: popen([sys.executable, str(root / "program.py"), *words[3:]], **given)
+    )
     shapes = write_shapes(root / "shapes", per_class=3, size=24)
     form = {"data": str(shapes), "model": "resnet8", "out": "begun"}
     said = client.post("/new", data=form, headers=ORIGIN)

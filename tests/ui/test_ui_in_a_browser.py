@@ -44,7 +44,9 @@ def test_it_is_used_by_clicks(address: str, tmp_path: Path) -> None:
         await page.evaluate("document.querySelector('tbody a').click()")
         await page.until("document.querySelector('#would-ship')?.textContent.includes('×')")
         before = await page.evaluate("document.querySelector('#would-ship').textContent")
-        await page.evaluate("{ const slider = document.querySelector('#limit'); slider.value = 5; slider.dispatchEvent(new Event('input')) }")
+        await page.evaluate(
+            "{ const slider = document.querySelector('#limit'); slider.value = 5; slider.dispatchEvent(new Event('input')) }"
+        )
         assert await page.evaluate("document.querySelectorAll('tr.would').length") == 1
         after = await page.evaluate("document.querySelector('#would-ship').textContent")
         assert after >= before
