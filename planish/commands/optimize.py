@@ -131,7 +131,10 @@ def optimize(
         raise GoalError(f"--unlabelled with --layout {layout}", "a layout is how labels are read", "omit one of them")
     if task == OUTPUTS and layout is not None:
         raise GoalError(f"--task {OUTPUTS} with --layout {layout}", "outputs are compared on images without labels", "omit one of them")
-    read, name = source(data, "unlabelled" if unlabelled or task == OUTPUTS else layout), model if isinstance(model, str) else type(model).__name__
+    read, name = (
+        source(data, "unlabelled" if unlabelled or task == OUTPUTS else layout),
+        model if isinstance(model, str) else type(model).__name__,
+    )
     folder = Path(out) if out is not None else default_folder(read, name)
     settings = {
         "data": read, "model": name, "weights": weights, "max_drop": max_drop, "max_change": max_change, "max_latency": max_latency,

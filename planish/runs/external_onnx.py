@@ -195,7 +195,9 @@ def channel_values(name: Literal["mean", "std"], given: Sequence[float] | None, 
     return values
 
 
-def tell_preprocessing(file: Path, spec: InputSpec, how: Preprocessing, classes: Sequence[str], no_mean: bool, no_std: bool, no_resize: bool) -> None:
+def tell_preprocessing(
+    file: Path, spec: InputSpec, how: Preprocessing, classes: Sequence[str], no_mean: bool, no_std: bool, no_resize: bool
+) -> None:
     """Report the preprocessing of the file, and which parts of it are assumed."""
     mean, std = (", ".join(f"{value:.4g}" for value in values) for values in (how.mean, how.std))
     assumed = [name for name, missing in (("--mean", no_mean), ("--std", no_std), ("--resize", no_resize)) if missing]

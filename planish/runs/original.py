@@ -108,7 +108,9 @@ def answered(job: Job, folder: Path, store: Store, max_change: float) -> Job:
     answers = {name: job.task.answers(outputs[name], artifact.input_spec) for name in splits}
     if isinstance(job.task, Agreement):
         every = [answers[name] for name in ASSIGNED_SPLITS]
-        _note_answers(np.concatenate(every), [probabilities(outputs[n]["logits"]).max(axis=1) for n in ASSIGNED_SPLITS], job.task.class_names)
+        _note_answers(
+            np.concatenate(every), [probabilities(outputs[n]["logits"]).max(axis=1) for n in ASSIGNED_SPLITS], job.task.class_names
+        )
         _note_few_images({name: len(answers[name]) for name in ("validation", "test")}, max_change)
     else:
         note("the original's outputs take the place of labels; whether they are right is not measured")

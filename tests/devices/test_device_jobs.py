@@ -331,7 +331,6 @@ def test_networks_to_start_from_are_timed_on_the_device(fake: str, tmp_path: Pat
     assert set(found.backbones[0].latency) == {"fp32", "int8"}
 
 
-
 @pytest.mark.slow
 def test_a_search_over_ssh_survives_cut_connections_and_is_verified_there(server: str, tmp_path: Path) -> None:
     """Its server ends all connections three times while files are being timed."""
