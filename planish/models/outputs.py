@@ -86,7 +86,9 @@ def raw(network: nn.Module, outputs: Any) -> dict[str, Tensor]:
     """The raw outputs that ``decode`` takes, by name; empty if the network has no ``decode``."""
     if not decodes(network):
         return {}
-    return outputs if isinstance(outputs, dict) else {"raw": outputs}
+    if isinstance(outputs, dict):
+        return outputs
+    return {"raw": outputs} if isinstance(outputs, Tensor) else {f"raw_{i}": part for i, part in enumerate(tree_leaves(outputs))}
 
 
 def flattened(outputs: Any) -> Tensor:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn import functional
 from torch.utils._pytree import keystr, tree_flatten_with_path, tree_leaves
 
 from planish.errors import ModelError, first_line
@@ -70,16 +71,17 @@ def with_named_outputs(module: nn.Module, channels: int, image_size: ImageSides,
 
 
 def unexplained(outputs: Any, teacher: Any) -> Tensor:
-    """The squared error of float outputs, relative to the variance of the teacher's over the images, averaged over all outputs; a scalar.
+    """The error of float outputs, relative to the spread of the teacher's over the images, averaged over all outputs; a scalar.
 
-    A thousandth of the variance over positions is added, so that outputs which hardly depend on the image do not outweigh the others.
+    Errors are squared up to the spread and count linearly beyond it (Huber 1964), as those of a network that was just pruned may be so large
+    that its training would diverge. A thousandth of the variance over positions is added, so that outputs which hardly depend on the image do not outweigh the others.
     """
     pairs = zip(tree_leaves(outputs), tree_leaves(teacher), strict=True)
     losses = []
     for ours, theirs in pairs:
         if theirs.is_floating_point():
             variance = theirs.var(0, unbiased=False).mean() + _LEAST_VARIANCE * theirs.var(unbiased=False)
-            losses.append((ours - theirs).square().mean() / variance.clamp_min(1e-12))
+            losses.append(2 * functional.huber_loss(*((values / variance.clamp_min(1e-12).sqrt()) for values in (ours, theirs))))
     return torch.stack(losses).mean()
 
 

@@ -250,7 +250,7 @@ def _with_raw_outputs(model: str | nn.Module, channels: int, image_size: ImageSi
     name = "module" if given is not None else str(model) if ".onnx:" in str(model) else full_name(str(model))
     if given is None and name.startswith(("torchvision:", "timm:")) or is_builtin(name):
         raise ModelError(f"the outputs of {name}", "it is a classifier, whose answers are compared", "leave --task away")
-    source = Source(name, 0, channels, sha256=_trusted_sha256(name), task=OUTPUTS)
+    source = Source(name, 1, channels, sha256=_trusted_sha256(name), task=OUTPUTS)
     module, notes = _built(source, given, image_size)
     if weights is not None:
         notes += fit_weights(module, read_weights(Path(weights), module), None)[1]

@@ -76,7 +76,7 @@ def _of_file(data: str | Path, settings: ModelSettings, skip_bad: bool, seed: in
     mean, std = (channel_values(name, given, spec.channels) for name, given in (("mean", settings.mean), ("std", settings.std)))
     preprocessing = Preprocessing(decode_side, settings.resize or "squash", mean, std)
     tell_preprocessing(file, spec, preprocessing, (), settings.mean is None, settings.std is None, settings.resize is None)
-    source = Source(f"{file.resolve().as_posix()}:", 0, spec.channels, sha256=onnx_sha256(file), task=OUTPUTS)
+    source = Source(f"{file.resolve().as_posix()}:", 1, spec.channels, sha256=onnx_sha256(file), task=OUTPUTS)
     module = network_from_file(file, source, (spec.height, spec.width)).eval()
     job = _job(Artifact("torch", spec, preprocessing, (), Lineage(source), module=module), images)
     fit_batch_norm(module, (batch for batch, _ in calibration_batches(job.artifact, job.task)()))

@@ -75,7 +75,7 @@ class RawOutputs(BaseTask):
         return 0 * flattened(outputs).float().mean()
 
     def distillation_loss(self, network: nn.Module, outputs: Any, teacher: Any, temperature: float, targets: Any = None) -> torch.Tensor:
-        """Return the squared error relative to the variance of the teacher's outputs, see ``unexplained``."""
+        """Return the error relative to the spread of the teacher's outputs, see ``unexplained``."""
         from planish.models.raw_outputs import unexplained
 
         return unexplained(outputs, teacher)

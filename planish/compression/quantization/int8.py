@@ -30,6 +30,7 @@ from planish.errors import TechniqueError, first_line
 from planish.files.onnx_nodes import readers
 from planish.files.workspace import fresh_folder
 from planish.progress import Stage
+from planish.task import OUTPUTS
 from planish.technique import hyper_parameters
 
 if TYPE_CHECKING:
@@ -113,7 +114,8 @@ class Int8:
             try:
                 shared = artifact.facts["weights"].startswith("shared")
                 planned = {name for step in artifact.lineage.steps for name in step.structure.get(FLOAT_LAYERS, ())}
-                notes = self._quantize(artifact.files[0], prepared, file, [split[part] for part in _parts(chosen)], shared, planned)
+                as_is = artifact.lineage.source.task == OUTPUTS
+                notes = self._quantize(artifact.files[0], prepared, file, [split[part] for part in _parts(chosen)], shared, planned, as_is)
             except TechniqueError:
                 raise
             except Exception as error:  # the quantizer raises many exception types
@@ -136,7 +138,7 @@ class Int8:
         return result
 
     def _quantize(
-        self, given: Path, prepared: Path, file: Path, calibration: Sequence[Pixels], shared: bool, planned: set[str]
+        self, given: Path, prepared: Path, file: Path, calibration: Sequence[Pixels], shared: bool, planned: set[str], as_is: bool
     ) -> list[str]:
         """Write the quantized file; returns the notes of the step.
 
@@ -147,6 +149,7 @@ class Int8:
             calibration: batches of calibration images.
             shared: whether the layers use weight sharing.
             planned: names of layers that an earlier step chose to stay float.
+            as_is: whether the outputs are compared as they are, so that what computes them from the last layers stays float.
         """
         import onnx
 
@@ -180,7 +183,7 @@ class Int8:
         }
         if shared:
             ends |= shared_weight_ranges(graph, self.per_channel)
-        left_float = [*_head(graph), *_float_neighbours(graph), *_decoding(graph), *_weights_first(graph)]
+        left_float = [*_head(graph), *_float_neighbours(graph), *_decoding(graph), *_weights_first(graph), *(_tail(graph) if as_is else ())]
         kept = self._named(layers, planned)
         left_float += [name for node in layers if node.name in kept for name in (node.name, *_activations_behind(graph, node))]
         write = partial(self._write, prepared, ends, calibration[0][:1])
@@ -271,6 +274,18 @@ def _decoding(graph: Any) -> list[str]:
         if any(name in reached or name.startswith(RAW) for name in node.input):
             names.append(node.name)
             reached.update(node.output)
+    return names
+
+
+def _tail(graph: Any) -> list[str]:
+    """The names of the nodes after the last layers with weights: what they compute, such as coordinates, are the outputs themselves."""
+    needed: set[str] = set()
+    names = []
+    for node in reversed(graph.node):  # in reverse topological order
+        if node.op_type in _LAYERS or any(name in needed for name in node.output):
+            needed.update(node.input)
+        else:
+            names.append(node.name)
     return names
 
 

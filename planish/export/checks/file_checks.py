@@ -275,11 +275,12 @@ def _check_form(module: nn.Module, outputs: Any) -> None:
         ExportError: it does not, or some values are not finite.
     """
     import torch
+    from torch.utils._pytree import tree_leaves
 
     from planish.models.outputs import decodes
 
-    parts = list(outputs.values()) if isinstance(outputs, dict) else [outputs]
-    read = not isinstance(outputs, dict) or decodes(module)
+    parts = tree_leaves(outputs)
+    read = isinstance(outputs, torch.Tensor) or decodes(module)
     if not read or not all(isinstance(part, torch.Tensor) for part in parts):
         raise ExportError(
             f"the network returns {type(outputs).__name__}",
