@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from planish.compression import Int8, QuantizeAware
 from planish.devices.layer_latency import Precision
@@ -26,6 +26,7 @@ from planish.training import Distill
 
 ORIGINAL_SESSION = "original"  # timing session of the original in every runtime and precision
 _TIMED_SHARE = 0.3  # share of a session's time for timing; the rest is for starting its processes
+_TIMING_IMAGES = 16  # calibration images of files that are only timed
 _LEAST_TIMED_SECONDS = 0.3  # minimum per subject
 
 Watch = Callable[[Sequence[CandidateResult]], None]
@@ -34,11 +35,19 @@ ModelOutputs = tuple[Plan, str]  # a plan, and the runtime that ran it
 
 @dataclass(frozen=True)
 class RuntimeVariant:
-    """How a network is deployed: its precision, the runtime, and whether the network is already an ONNX file."""
+    """How a network is deployed.
+
+    Args:
+        precision: of weights and activations.
+        runtime: name of the runtime.
+        is_file: whether the network is already an ONNX file.
+        for_timing: whether files are only timed: their INT8 ranges, which do not change the latency, come from few images.
+    """
 
     precision: Precision
     runtime: str
     is_file: bool = False
+    for_timing: bool = False
 
     def __str__(self) -> str:
         return f"{self.precision}@{self.runtime}"
@@ -47,7 +56,8 @@ class RuntimeVariant:
         """Return the steps that turn a network into the deployed file."""
         steps: list[Technique] = [] if self.is_file else [ToOnnx()]
         if self.precision == "int8":
-            steps.append(Int8.for_device())
+            int8 = Int8.for_device()
+            steps.append(replace(int8, calibration_images=_TIMING_IMAGES, correct_bias=False) if self.for_timing else int8)
         return Plan(*steps, *steps_from_onnx(self.runtime))
 
 

@@ -124,3 +124,17 @@ def test_a_level_that_was_refused_is_not_proposed_again() -> None:
     [(other, improvement)] = replace(known, refused=[best]).promising_levels(60, 1)
     assert other != best
     assert improvement > 0
+
+
+def test_a_measured_drop_stays_as_lucky_or_unlucky_as_it_was() -> None:
+    """The validation images are the same after more training, so a network that was unlucky on them is a poor bet, and a lucky one a good one."""
+    known = forecast(1.0)
+    fresh = trial(2.0, 5.0)
+
+    def chance(*rounds: float) -> float:
+        mine = trial(2.0, 5.0, *rounds)
+        seen = replace(known, screened=[mine, fresh], trained=[mine] if rounds else [])
+        return float(seen.within([seen.prospect(mine)], [20.0]).mean())
+
+    assert chance(3.0) < 0.5 * chance() < chance() < chance(0.0)
+    assert chance(0.9) < chance(0.2)

@@ -31,15 +31,15 @@ class NextTraining:
     improvement: float
 
 
-def success(drops: Floats, limit: float, error: float) -> Floats:
+def success(drops: Floats, limit: float, error: float | Floats) -> Floats:
     """Return the probability, for each quantile, that the drop as measured on validation is within the limit.
 
     Args:
         drops: true drops.
         limit: the limit.
-        error: standard error of the measurement.
+        error: standard error of the measurement; broadcasts with ``drops``.
     """
-    return np.asarray(special.ndtr((limit - drops) / max(error, 1e-9)))
+    return np.asarray(special.ndtr((limit - drops) / np.maximum(error, 1e-9)))
 
 
 def best_choice(values: Sequence[float], within: Floats, rest: Floats, best: float) -> NextTraining:

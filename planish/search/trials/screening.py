@@ -154,7 +154,7 @@ def screen_level(search: Search, pruning: LatencyPruning, level: Level) -> list[
         pruning: settings of latency pruning.
         level: how strongly to compress.
     """
-    runner, deployment = search.runner, search.deployment
+    runner, deployment = search.runner, replace(search.deployment, for_timing=True)
     for plan in level.plans(pruning):
         trial = Trial(level, plan)
 
@@ -184,10 +184,10 @@ def measure(search: Search, name: str, trials: Sequence[Trial]) -> list[Trial]:
         name: name of the timing session.
         trials: the trials to measure.
     """
-    deployment = search.deployment
+    deployment = replace(search.deployment, for_timing=True)
     subjects = {t.name: DeployedCandidate(t.plan, deployment) for t in trials}
     uncompressed, baseline = "uncompressed", "baseline"
-    subjects |= {uncompressed: DeployedCandidate(_ORIGINAL, deployment), baseline: DeployedCandidate(_ORIGINAL, search.fp32[0])}
+    subjects |= {uncompressed: DeployedCandidate(_ORIGINAL, search.deployment), baseline: DeployedCandidate(_ORIGINAL, search.fp32[0])}
     at_most = _SESSION_SHARE * max(0.0, search.seconds_left - least_finish_seconds(search, 1))
     report = search.latency(name, subjects, baseline, seconds=0.6, launches=3, at_most=at_most)
     found, floor = report.measurements, report.noise_floor
