@@ -33,7 +33,8 @@ RESULTS = Path(__file__).parent / "results"
 VARIANTS: dict[str, dict[str, Any]] = {
     "recovery": {},
     "rate 0.02": {"learning_rate": 0.02}, "rate 0.1": {"learning_rate": 0.1}, "rate 0.2": {"learning_rate": 0.2},
-    "batch 32": {"batch_size": 32}, "batch 128": {"batch_size": 128, "learning_rate": 0.1}, "batch 256": {"batch_size": 256, "learning_rate": 0.2},
+    "batch 32": {"batch_size": 32}, "batch 128": {"batch_size": 128, "learning_rate": 0.1},
+    "batch 256": {"batch_size": 256, "learning_rate": 0.2},
     "AdamW, 0.0005": {"optimizer": "adamw", "learning_rate": 5e-4}, "AdamW, 0.002": {"optimizer": "adamw", "learning_rate": 2e-3},
     "teacher alone": {"weight": 1.0}, "targets alone": {"weight": 0.0}, "temperature 2": {"temperature": 2.0},
     "decoupled": {"method": "decoupled"}, "early layers frozen": {"freeze": "early"}, "no augmentation": {"augmentation": "none"},
@@ -93,9 +94,11 @@ def table(found: dict[str, Any]) -> str:
             f"# Recovery of a pruned {found['model']} on {found['data']}: {found['seconds']:g} s each",
             "",
             f"{found['machine']['cpu']}, {found['machine']['usable_cores']} cores. The original has {found['original']:.2f} % on test; "
-            f"{found['plan']} has {found['pruned']['accuracy']:.2f} % before training. `recovery` is the shipped recipe; all others change one setting of it.",
+            f"{found['plan']} has {found['pruned']['accuracy']:.2f} % before training. "
+            "`recovery` is the shipped recipe; all others change one setting of it.",
             "",
-            "| setting | epochs | test accuracy, % | divergence, nats | seeds |", "|---|---|---|---|---|", *(text for _, text in sorted(rows)), "",
+            "| setting | epochs | test accuracy, % | divergence, nats | seeds |", "|---|---|---|---|---|",
+            *(text for _, text in sorted(rows)), "",
         ]
     )  # fmt: skip
 

@@ -10,6 +10,7 @@ from cyclopts import Parameter
 
 from planish.commands.options import Layout, Resize, Strength, TrainMode, at_least, source
 from planish.errors import GoalError
+from planish.task import OUTPUTS
 from planish.units import ImageSize
 
 if TYPE_CHECKING:

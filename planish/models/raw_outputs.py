@@ -73,8 +73,9 @@ def with_named_outputs(module: nn.Module, channels: int, image_size: ImageSides,
 def unexplained(outputs: Any, teacher: Any) -> Tensor:
     """The error of float outputs, relative to the spread of the teacher's over the images, averaged over all outputs; a scalar.
 
-    Errors are squared up to the spread and count linearly beyond it (Huber 1964), as those of a network that was just pruned may be so large
-    that its training would diverge. A thousandth of the variance over positions is added, so that outputs which hardly depend on the image do not outweigh the others.
+    Errors are squared up to the spread and count linearly beyond it (Huber 1964): those of a network that was just pruned may be so large
+    that its training would diverge. A thousandth of the variance over positions is added, so that outputs which hardly depend on the image
+    do not outweigh the others.
     """
     pairs = zip(tree_leaves(outputs), tree_leaves(teacher), strict=True)
     losses = []

@@ -25,9 +25,9 @@ class FitSettings:
     Args:
         epochs: number of passes over the training images.
         batch_size: images per step.
-        optimizer: ``sgd`` with Nesterov momentum; ``adamw`` (Loshchilov & Hutter 2019, arXiv:1711.05101); or ``muon``, which is ``sgd`` with
-            orthogonal updates of the weights of all convolutions and linear layers but the classifier, for short trainings of networks
-            with batch norm (Jordan 2024, https://kellerjordan.github.io/posts/muon/).
+        optimizer: ``sgd`` with Nesterov momentum; ``adamw`` (Loshchilov & Hutter 2019, arXiv:1711.05101); or ``muon``, which is ``sgd``
+            with orthogonal updates of the weights of all convolutions and linear layers but the classifier, for short trainings of
+            networks with batch norm (Jordan 2024, https://kellerjordan.github.io/posts/muon/).
         learning_rate: peak learning rate.
         muon_rate: peak learning rate of the weights that ``muon`` updates orthogonally: their relative change per step. Their norm stays.
         bias_rate: learning rate of the biases of batch norm relative to that of all other parameters; in short trainings a large one

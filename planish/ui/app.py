@@ -17,8 +17,8 @@ from planish.models.builtin import NAMES
 from planish.ui import jobs
 from planish.ui.images import glance
 from planish.ui.plots import frontier
-from planish.ui.side_by_side import side_by_side
 from planish.ui.runs import RunSummary, find_runs
+from planish.ui.side_by_side import side_by_side
 from planish.ui.templates import STATIC, page
 
 _COOKIE = "planish_ui"

@@ -56,6 +56,7 @@ def test_the_metric_is_the_mean_of_the_outputs_and_of_the_scores() -> None:
     each = task.per_class(given, targets)
     assert measured.value == pytest.approx(100 * scores.mean())
     assert measured.value == pytest.approx(np.mean([each["a"].value, each["b"].value]))
-    assert measured.low is not None and measured.high is not None
+    assert measured.low is not None
+    assert measured.high is not None
     assert measured.low < measured.value < measured.high
     assert (measured.unit, measured.n, measured.higher_is_better) == ("%", 50, True)

@@ -50,9 +50,14 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def exported(network: nn.Module, file: Path) -> Path:
     torch.onnx.export(
-        network, (torch.randn(2, 3, SIDE, SIDE),), str(file), dynamo=True, dynamic_shapes=({0: torch.export.Dim.DYNAMIC},), input_names=["x"],
+        network,
+        (torch.randn(2, 3, SIDE, SIDE),),
+        str(file),
+        dynamo=True,
+        dynamic_shapes=({0: torch.export.Dim.DYNAMIC},),
+        input_names=["x"],
         verbose=False,
-    )  # fmt: skip
+    )
     return file
 
 
@@ -127,7 +132,7 @@ class Unusual(nn.Module):
 
 @pytest.mark.parametrize("kind", ["text", "sum", "labels", "nothing"])
 def test_outputs_that_cannot_be_compared_are_refused(photos: Path, kind: str) -> None:
-    with pytest.raises(ModelError, match="output|tensor"):
+    with pytest.raises(ModelError, match=r"output|tensor"):
         outputs_job(photos, ModelSettings(Unusual(kind), **HOW))  # type: ignore[arg-type]
 
 

@@ -127,7 +127,7 @@ def test_a_level_that_was_refused_is_not_proposed_again() -> None:
 
 
 def test_a_measured_drop_stays_as_lucky_or_unlucky_as_it_was() -> None:
-    """The validation images are the same after more training, so a network that was unlucky on them is a poor bet, and a lucky one a good one."""
+    """The validation images are the same after more training: a network that was unlucky on them is a poor bet."""
     known = forecast(1.0)
     fresh = trial(2.0, 5.0)
 

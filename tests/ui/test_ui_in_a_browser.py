@@ -32,7 +32,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         if told:
             break
         time.sleep(0.1)
-    yield told[0].partition(" ")[0]
+    return told[0].partition(" ")[0]
 
 
 def test_it_is_used_by_clicks(address: str, tmp_path: Path) -> None:
@@ -75,7 +75,9 @@ def test_nothing_is_cut_off(address: str, tmp_path: Path, width: int) -> None:
             await page.call("Page.navigate", url=address.partition("?")[0].rstrip("/") + path)
             await page.until("document.readyState === 'complete' && document.querySelector('h1')")
             assert await page.evaluate("document.documentElement.scrollWidth <= innerWidth"), path
-            unnamed = "[...document.querySelectorAll('input:not([type=hidden]), button, a')].filter((one) => !(one.labels?.length || one.textContent.trim() || one.getAttribute('aria-label'))).length"
+            controls = "[...document.querySelectorAll('input:not([type=hidden]), button, a')]"
+            named = "one.labels?.length || one.textContent.trim() || one.getAttribute('aria-label')"
+            unnamed = f"{controls}.filter((one) => !({named})).length"
             assert await page.evaluate(unnamed) == 0, f"a control of {path} has no name"
 
     browse(tmp_path / "profile", steps)
