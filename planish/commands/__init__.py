@@ -30,10 +30,10 @@ from planish.commands.experiments.search import search
 from planish.commands.explain import explain
 from planish.commands.export import export
 from planish.commands.optimize import optimize
+from planish.commands.pages.report import report
+from planish.commands.pages.ui import ui
 from planish.commands.recipes import recipes
-from planish.commands.report import report
 from planish.commands.train import Trained, train
-from planish.commands.ui import ui
 
 __all__ = [
     "CheckedFile", "Compressed", "Trained", "alert_rules", "backbones", "bench", "check", "compare", "compress", "crossval", "data", "demo",

@@ -90,7 +90,7 @@ def answered(job: Job, folder: Path, store: Store, max_change: float) -> Job:
             predictor: Predictor = load(artifact.files, "onnxruntime", threads=2, batch=None)
         else:
             predictor = TorchPredictor(artifact.module, artifact.preprocessing)
-        made = {}
+        made: dict[str, list[str]] = {}
         for name in splits:
             outputs = evaluate(predictor, job.task, name, artifact.input_spec, artifact.preprocessing).outputs
             if not all(np.isfinite(values).all() for values in outputs.values()):

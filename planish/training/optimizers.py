@@ -77,6 +77,7 @@ class Muon(torch.optim.SGD):
 
     def _turn(self, weight: nn.Parameter, group: dict[str, Any]) -> None:
         state, gradient = self.state[weight], weight.grad
+        assert gradient is not None
         momentum = state.setdefault("momentum_buffer", torch.zeros_like(weight))
         momentum.mul_(group["momentum"]).add_(gradient)
         direction = gradient.add(momentum, alpha=group["momentum"]) if group["nesterov"] else momentum
@@ -93,7 +94,7 @@ def orthogonalised(matrices: Tensor) -> Tensor:
         matrices: ``(N, rows, columns)``.
     """
     wide = matrices.shape[1] <= matrices.shape[2]
-    found = matrices if wide else matrices.mT
+    found: Tensor = matrices if wide else matrices.mT
     found = found / found.norm(dim=(1, 2), keepdim=True).clamp_min(1e-12)
     a, b, c = _QUINTIC
     for _ in range(_ITERATIONS):

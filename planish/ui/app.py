@@ -15,7 +15,7 @@ from starlette.concurrency import run_in_threadpool
 from planish.errors import GoalError, PlanishError
 from planish.models.builtin import NAMES
 from planish.ui import jobs
-from planish.ui.images import glance
+from planish.ui.images import look_at
 from planish.ui.plots import frontier
 from planish.ui.runs import RunSummary, find_runs
 from planish.ui.side_by_side import side_by_side
@@ -151,7 +151,7 @@ def ui_app(root: Path, token: str) -> FastAPI:
             out = (root / form["out"].strip()).resolve()
             if (out / "store.sqlite").exists():
                 raise GoalError(f"{form['out']} holds a run already", "each run has a folder of its own", "choose another name")
-            await run_in_threadpool(glance, _place(root, form["data"]))
+            await run_in_threadpool(look_at, _place(root, form["data"]))
             await run_in_threadpool(jobs.start, words, root, out)
         except PlanishError as error:
             return HTMLResponse(page("new", form=form, suggested=_SUGGESTED, error=str(error)), 400)
@@ -193,7 +193,7 @@ def _looked(root: Path, form: dict[str, str]) -> str:
     found = None
     if form.get("data", "").strip():
         try:
-            found = glance(_place(root, form["data"]))
+            found = look_at(_place(root, form["data"]))
         except PlanishError as error:
             problem = str(error)
     return page("look", command=words, problem=problem, found=found)
@@ -226,7 +226,7 @@ def _to(run: RunSummary | None) -> Response:
 
 
 def _missing(name: str) -> HTMLResponse:
-    return HTMLResponse(page("missing", name=name), 404)
+    return HTMLResponse(page("missing", missing=name), 404)
 
 
 def _plain(text: str, status: int) -> Response:

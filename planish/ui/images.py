@@ -22,7 +22,7 @@ _CLASSES = 30
 
 
 @dataclass(frozen=True)
-class Glance:
+class Contents:
     """What a data source holds, without decoding all of it.
 
     Args:
@@ -48,7 +48,7 @@ class Glance:
     unreadable: tuple[str, ...]
 
 
-def glance(source: str) -> Glance:
+def look_at(source: str) -> Contents:
     """List the images of a source and decode a few.
 
     Raises:
@@ -66,7 +66,7 @@ def glance(source: str) -> Glance:
             shown.append((_thumbnail(images[row].path), labels[row] if labels else images[row].path.name))
         except Exception:  # what a broken file raises
             unreadable.append(images[row].path.name)
-    return Glance(
+    return Contents(
         name, content.task, content.how, len(images), tuple(counts[:_CLASSES]), max(0, len(counts) - _CLASSES), tuple(notes), tuple(shown),
         tuple(unreadable),
     )  # fmt: skip

@@ -6,14 +6,14 @@ from collections.abc import Sequence
 
 from markupsafe import Markup, escape
 
-from planish.ui.runs import Point
+from planish.ui.runs import Dot
 
 _COLOURS = 6  # classes of CSS: run-0 to run-5
 _MARGIN = 46
 _LARGEST_DROP = 8.0  # in points or units of the best candidates; worse ones are drawn at the border
 
 
-def frontier(runs: Sequence[tuple[str, Sequence[Point]]], unit: str, width: int = 640, height: int = 340) -> Markup:
+def frontier(runs: Sequence[tuple[str, Sequence[Dot]]], unit: str, width: int = 640, height: int = 340) -> Markup:
     """Return a scatter plot as SVG: speed-up to the right, drop on validation downwards.
 
     Args:

@@ -22,7 +22,7 @@ _NO_RUNS = ("work", "bundle", "node_modules")
 
 
 @dataclass(frozen=True)
-class Point:
+class Dot:
     """A candidate in a plot.
 
     Args:
@@ -78,12 +78,12 @@ class RunSummary:
     unit: str = "points"
     model: str = ""
     data: str = ""
-    points: tuple[Point, ...] = ()
+    points: tuple[Dot, ...] = ()
     live: Mapping[str, Any] = field(default_factory=dict)
     damaged: str = ""
 
     @property
-    def chosen(self) -> Point | None:
+    def chosen(self) -> Dot | None:
         """The candidate that ships."""
         return next((point for point in self.points if point.chosen), None)
 
@@ -125,22 +125,21 @@ def _run_folders(folder: Path, depth: int) -> Iterator[Path]:
 def summary(path: Path, root: Path) -> RunSummary:
     """Return what the files of a run folder say."""
     name, live = path.relative_to(root).as_posix(), _live(path)
-    told = {"command": str(live.get("command", "")), "started_in": str(live.get("folder", "")), "live": live}
-    if holder(path) is not None:
-        return RunSummary(name, path, "running", points=_live_points(live), **told)
-    if not (path / "result.json").is_file():
-        return RunSummary(name, path, "stopped", points=_live_points(live), **told)
+    command, started_in = str(live.get("command", "")), str(live.get("folder", ""))
+    if (running := holder(path) is not None) or not (path / "result.json").is_file():
+        state: State = "running" if running else "stopped"
+        return RunSummary(name, path, state, command=command, started_in=started_in, points=_live_points(live), live=live)
     try:
         result = Result.load(path / "result.json")
     except PlanishError as error:
-        return RunSummary(name, path, "finished", damaged=str(error), **told)
+        return RunSummary(name, path, "finished", damaged=str(error))
     return RunSummary(
         name,
         path,
         "finished",
         created=result.created,
-        command=result.command or told["command"],
-        started_in=told["started_in"],
+        command=result.command or command,
+        started_in=started_in,
         verdict=result.verdict,
         goal_met=result.goal_met,
         metric=result.metric,
@@ -152,22 +151,22 @@ def summary(path: Path, root: Path) -> RunSummary:
     )
 
 
-def _points(result: Result) -> tuple[Point, ...]:
-    chosen, points = result.chosen, list[Point]()
+def _points(result: Result) -> tuple[Dot, ...]:
+    chosen, points = result.chosen, list[Dot]()
     for one in {c.key: c for c in (*result.candidates, result.baseline, chosen)}.values():
         if "latency_ratio" in one.measurements:
             points.append(_point(one, chosen=one.key == chosen.key, original=not one.plan))
     return tuple(points)
 
 
-def _point(one: CandidateResult, chosen: bool, original: bool) -> Point:
+def _point(one: CandidateResult, chosen: bool, original: bool) -> Dot:
     values = {name: m.value for name, m in one.measurements.items()}
     drop = 0.0 if original and "drop_validation" not in values else values.get("drop_validation")
     state = "chosen" if chosen else "original" if original else one.reason or one.stage
-    return Point(f"{one.summary}; {one.runtime}", values["latency_ratio"], drop, values.get("size_bytes"), state, chosen, original)
+    return Dot(f"{one.summary}; {one.runtime}", values["latency_ratio"], drop, values.get("size_bytes"), state, chosen, original)
 
 
-def _live_points(live: Mapping[str, Any]) -> tuple[Point, ...]:
+def _live_points(live: Mapping[str, Any]) -> tuple[Dot, ...]:
     points = []
     for one in live.get("candidates", ()):
         values = one.get("measurements", {})
@@ -175,7 +174,7 @@ def _live_points(live: Mapping[str, Any]) -> tuple[Point, ...]:
             drop = values.get("drop_validation", values.get("drop_untrained"))
             state = one.get("reason") or one.get("stage", "")
             points.append(
-                Point(f"{one.get('summary')}; {one.get('runtime')}", values["latency_ratio"], drop, values.get("size_bytes"), state)
+                Dot(f"{one.get('summary')}; {one.get('runtime')}", values["latency_ratio"], drop, values.get("size_bytes"), state)
             )
     return tuple(points)
 

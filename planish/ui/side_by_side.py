@@ -87,7 +87,7 @@ def _models(run: Path, _: int) -> list[tuple[str, str, Opened, Predictor]]:
 def _input(opened: Opened, file_bytes: bytes) -> tuple[Any, View]:
     spec, how = opened.input_spec, opened.preprocessing
     image, (height, width) = decode_with_size(file_bytes, spec.channels, how.decode_side, _MAX_PIXELS)
-    return resize(image, spec, how)[None], View(height, width, seen_region(*image.shape[:2], spec, how))
+    return resize(image, spec, how)[None], View(height, width, seen_region(image.shape[0], image.shape[1], spec, how))
 
 
 def _lines(opened: Opened, outputs: Any, view: View) -> tuple[str, ...]:

@@ -22,9 +22,9 @@ STATIC = {
 """Media type and text of each file, by its name."""
 
 
-def page(name: str, **values: Any) -> str:
+def page(template: str, **values: Any) -> str:
     """Render a template with ``values`` and the module ``words``."""
-    return _environment().get_template(f"{name}.html.jinja").render(words=words, **values)
+    return _environment().get_template(f"{template}.html.jinja").render(words=words, **values)
 
 
 @cache

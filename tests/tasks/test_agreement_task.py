@@ -7,10 +7,12 @@ import pytest
 from scipy.special import softmax
 from scipy.stats import entropy
 
+from planish.artifact import InputSpec
 from planish.errors import GoalError
+from planish.evaluation.drawing import LEAST_SCORE
 from planish.evaluation.metrics.classification import kl_divergence
 from planish.task import metric_of
-from planish.tasks import Agreement
+from planish.tasks import Agreement, Detection, SemanticSegmentation
 
 rng = np.random.default_rng(0)
 NAMES = tuple(map(str, range(1000)))
@@ -61,3 +63,37 @@ def test_divergence_is_that_of_scipy() -> None:
     assert found.value == pytest.approx(expected.mean())
     assert found.low < found.value < found.high  # type: ignore[operator]
     assert kl_divergence(LOGITS, LOGITS).value == 0
+
+
+def test_a_detector_agrees_with_itself_and_less_with_others() -> None:
+    corners = rng.uniform(0, 0.7, (12, 6, 2))
+    boxes = np.concatenate([corners, corners + rng.uniform(0.05, 0.3, (12, 6, 2))], 2).astype(np.float32)
+    scores = np.sort(rng.uniform(0, 1, (12, 6)).astype(np.float32))[:, ::-1]
+    outputs = {"boxes": boxes, "scores": scores, "labels": rng.integers(0, 2, (12, 6))}
+    task = Detection({}, ("cat", "dog"))
+    answers = task.answers(outputs, InputSpec(3, 64, 96))
+    assert [len(one) for one in answers] == [(row >= LEAST_SCORE).sum() for row in scores]
+    assert answers[0].areas[0] == pytest.approx(np.prod(boxes[0, 0, 2:] - boxes[0, 0, :2]) * 64 * 96, rel=1e-5)
+    assert task.metrics(outputs, answers)["map"].value == pytest.approx(100)
+    moved = {**outputs, "boxes": np.clip(boxes + 0.05, 0, 1)}
+    assert task.metrics(moved, answers)["map"].value < 80
+
+
+def test_boxes_without_an_area_and_beyond_the_image_are_no_answers() -> None:
+    boxes = np.array([[[0.2, 0.2, 0.2, 0.9], [-0.5, -0.5, 0.5, 0.5], [1.2, 0.1, 1.5, 0.9]]], np.float32)
+    outputs = {"boxes": boxes, "scores": np.full((1, 3), 0.9, np.float32), "labels": np.zeros((1, 3), np.int64)}
+    (found,) = Detection({}, ("cat",)).answers(outputs, InputSpec(3, 32, 32))
+    np.testing.assert_allclose(found.boxes, [[0, 0, 0.5, 0.5]])
+
+
+def test_a_segmenter_agrees_with_itself() -> None:
+    maps = np.random.default_rng(0).integers(0, 3, (4, 8, 8)).astype(np.uint8)
+    outputs = {"classes": maps, "confidence": np.ones((4, 8, 8), np.float32)}
+    task = SemanticSegmentation({}, ("sky", "sea", "sand"))
+    assert task.metrics(outputs, task.answers(outputs, InputSpec(3, 8, 8)))["miou"].value == pytest.approx(100)
+
+
+@pytest.mark.parametrize("task", [Detection({}, ("cat",), name="instance")])
+def test_tasks_without_answers_say_so(task: Detection) -> None:
+    with pytest.raises(GoalError, match="images without labels"):
+        task.answers({}, InputSpec(3, 8, 8))

@@ -46,7 +46,7 @@ def classifier_from_file(file: Path, output: str, source: Source, size: tuple[in
     return module
 
 
-def network_from_file(file: Path, source: Source, size: tuple[int, int]) -> nn.Module:
+def network_from_file(file: Path, source: Source, size: tuple[int, int]) -> fx.GraphModule:
     """Convert a network with all its outputs, which ``decode`` returns by their names; batch norm that was folded away is put back.
 
     Args:
@@ -62,7 +62,9 @@ def network_from_file(file: Path, source: Source, size: tuple[int, int]) -> nn.M
         raise ModelError(f"{file} takes images of {converted.channels} channels", f"the images have {source.channels}")
     sides = converted.height, converted.width
     unfold_batch_norm(converted.module, torch.zeros(2, converted.channels, *sides))
-    return with_named_outputs(converted.module, converted.channels, sides, converted.outputs)
+    named = with_named_outputs(converted.module, converted.channels, sides, converted.outputs)
+    assert isinstance(named, fx.GraphModule)
+    return named
 
 
 def _converted(file: Path, source: Source, size: tuple[int, int], outputs: tuple[str, ...]) -> Converted:

@@ -73,7 +73,7 @@ def _of_file(data: str | Path, settings: ModelSettings, skip_bad: bool, seed: in
     images = _images(data, Decoding(decode_side, foreign.channels), skip_bad, seed)
     usual = max(_STRIDE, usual_side(images, RawOutputs.largest_side) // _STRIDE * _STRIDE)
     spec = InputSpec(3 if images.channels == 3 else 1, *input_size(foreign, asked, usual, file))
-    mean, std = (channel_values(name, given, spec.channels) for name, given in (("mean", settings.mean), ("std", settings.std)))
+    mean, std = channel_values("mean", settings.mean, spec.channels), channel_values("std", settings.std, spec.channels)
     preprocessing = Preprocessing(decode_side, settings.resize or "squash", mean, std)
     tell_preprocessing(file, spec, preprocessing, (), settings.mean is None, settings.std is None, settings.resize is None)
     source = Source(f"{file.resolve().as_posix()}:", 1, spec.channels, sha256=onnx_sha256(file), task=OUTPUTS)
