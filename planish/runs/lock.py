@@ -98,7 +98,13 @@ def holder(folder: Path) -> int | None:
         pid, beat = int(_read(file).get("pid", 0)), os.fstat(file).st_mtime
     finally:
         os.close(file)
-    return pid if pid and time.time() - beat < _ALIVE_SECONDS and psutil.pid_exists(pid) else None
+    if not pid or time.time() - beat > _ALIVE_SECONDS:
+        return None
+    try:
+        ended = psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return None
+    return None if ended else pid
 
 
 def _read(file: int) -> dict[str, Any]:

@@ -53,15 +53,15 @@ def test_it_is_used_by_clicks(address: str, tmp_path: Path) -> None:
         await page.evaluate("[...document.querySelectorAll('a')].find((one) => one.textContent === 'Open the report').click()")
         await page.until("document.title && location.pathname === '/runs/report' && document.readyState === 'complete'")
         await page.evaluate("history.back()")
-        await page.until("document.querySelector('nav a[href=\"/new\"]')")
+        await page.until("!!document.querySelector('nav a[href=\"/new\"]')")
         await page.evaluate("document.querySelector('nav a[href=\"/new\"]').click()")
-        await page.until("document.querySelector('#data')")
+        await page.until("!!document.querySelector('#data')")
         await page.evaluate("document.querySelector('#data').focus()")
         await page.call("Input.insertText", text="shapes")
         await page.until("document.querySelector('#look pre')?.textContent.startsWith('planish optimize shapes')")
         assert not page.happened("Runtime.exceptionThrown")
-        asked = {event["request"]["url"].split("/")[2] for event in page.happened("Network.requestWillBeSent")}
-        assert {host for host in asked if not host.startswith("127.0.0.1")} <= {""}, "no other host is asked"
+        asked = [event["request"]["url"] for event in page.happened("Network.requestWillBeSent")]
+        assert not [url for url in asked if not url.startswith(("http://127.0.0.1:", "data:"))], "no other host is asked"
 
     browse(tmp_path / "profile", steps)
 
@@ -73,7 +73,7 @@ def test_nothing_is_cut_off(address: str, tmp_path: Path, width: int) -> None:
         await page.call("Page.navigate", url=address)
         for path in ("/", "/runs?id=first", "/compare?id=first", "/new"):
             await page.call("Page.navigate", url=address.partition("?")[0].rstrip("/") + path)
-            await page.until("document.readyState === 'complete' && document.querySelector('h1')")
+            await page.until("document.readyState === 'complete' && !!document.querySelector('h1')")
             assert await page.evaluate("document.documentElement.scrollWidth <= innerWidth"), path
             controls = "[...document.querySelectorAll('input:not([type=hidden]), button, a')]"
             named = "one.labels?.length || one.textContent.trim() || one.getAttribute('aria-label')"

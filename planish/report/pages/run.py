@@ -94,7 +94,7 @@ def render(run: RunFolder) -> str:
         errors_changed=errors.error_changes(errors.of_both(result.errors)),
         errors_metric=errors.counted_in(result.metric, result.chosen.measurements),
         agreement=result.metric == AGREEMENT,
-        unlabelled=not any(result.data["counts"].values()),
+        unlabelled="counts" in result.data and not any(result.data["counts"].values()),
         matrices=again.confusion is not None and len(names) <= FEW_CLASSES,
         thumbnails=_thumbnails(run, again),
         mistakes=_mistakes(run),
