@@ -155,7 +155,7 @@ def _points(result: Result) -> tuple[Dot, ...]:
     chosen, points = result.chosen, list[Dot]()
     for one in {c.key: c for c in (*result.candidates, result.baseline, chosen)}.values():
         if "latency_ratio" in one.measurements:
-            points.append(_point(one, chosen=one.key == chosen.key, original=not one.plan))
+            points.append(_point(one, chosen=one.key == chosen.key, original=one.stage == "baseline"))
     return tuple(points)
 
 

@@ -93,7 +93,7 @@ def test_a_run_shows_its_verdict_its_report_and_its_candidates(client: TestClien
     page = client.get("/runs", params={"id": "shirts/first"}).text
     result = json.loads((root / "shirts" / "first" / "result.json").read_text())
     assert result["verdict"] in page
-    assert page.count('class="dot run-0') == sum("drop_validation" in c["measurements"] or not c["plan"] for c in {
+    assert page.count('class="dot run-0') == sum("drop_validation" in c["measurements"] or c["stage"] == "baseline" for c in {
         c["key"]: c for c in (*result["candidates"], result["baseline"], result["chosen"]) if "latency_ratio" in c["measurements"]
     }.values())  # fmt: skip
     assert client.get("/runs/report", params={"id": "shirts/first"}).text == (root / "shirts" / "first" / "report.html").read_text()
