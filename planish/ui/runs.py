@@ -108,7 +108,7 @@ def find_runs(root: Path) -> list[RunSummary]:
 
 
 def _run_folders(folder: Path, depth: int) -> Iterator[Path]:
-    if (folder / STORE_FILE).is_file() and (folder / "work").is_dir():
+    if (folder / STORE_FILE).is_file() and any((folder / name).is_file() for name in ("result.json", LIVE_FILE)):
         yield folder
         return
     if depth == _DEEPEST:
