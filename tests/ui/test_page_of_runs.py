@@ -16,6 +16,7 @@ import pytest
 from fastapi.testclient import TestClient
 from report.fake_run import write_run
 
+import planish
 from planish.errors import GoalError
 from planish.progress import Stage, note
 from planish.report import write_report
@@ -212,3 +213,18 @@ def test_a_job_tells_its_stage_its_notes_and_its_candidates(tmp_path: Path) -> N
     assert heard == [0]
     assert (written["stage"], written["total"], written["notes"]) == ("training", 40, ["before there is a folder"])
     assert written["folder"] == os.getcwd()
+
+
+@pytest.mark.slow
+def test_both_models_of_a_run_answer_an_image(tmp_path: Path) -> None:
+    shapes, out = write_shapes(tmp_path / "shapes", per_class=80, size=24), tmp_path / "run"
+    planish.optimize(shapes, model="resnet8x0.5", max_drop=5.0, budget="45s", out=out)
+    live = json.loads((out / "live.json").read_text())
+    assert {one["stage"] for one in live["candidates"]} >= {"baseline", "screened"}
+    image = next((shapes / "disc").iterdir()).read_bytes()
+    with TestClient(ui_app(tmp_path, TOKEN), base_url=HOST) as opened:
+        opened.get("/", params={"token": TOKEN})
+        page = opened.post("/runs/answers", params={"id": "run"}, content=image, headers=ORIGIN).text
+        assert page.count("ms here") == 2
+        assert page.count("<li>disc") + page.count("<li>cross") + page.count("<li>square") == 6, "three classes by each of two models"
+        assert 'role="alert"' in opened.post("/runs/answers", params={"id": "run"}, content=b"no image", headers=ORIGIN).text
