@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from planish.data.preprocessing import LARGEST_PIXELS
+from planish.data.preprocessing import FORMATS, LARGEST_PIXELS
 from planish.data.sources.reading import read_source, report_found
 from planish.data.sources.source import LabelledFiles
 from planish.files.workspace import cache_root
@@ -73,7 +73,7 @@ def look_at(source: str) -> Contents:
 
 
 def _thumbnail(path: Path) -> str:
-    with Image.open(path) as image:
+    with Image.open(path, formats=FORMATS) as image:
         if image.width * image.height > LARGEST_PIXELS:
             raise ValueError("too large")
         image.draft("RGB", (_SIDE, _SIDE))

@@ -46,9 +46,11 @@ def rows(run: Path) -> dict[str, tuple[Any, ...]]:
 
 
 def files(run: Path) -> dict[str, Any]:
-    """The content of all files but the store; of results what does not depend on the moment."""
+    """The content of all files but the store and what is only told meanwhile; of results what does not depend on the moment."""
     found: dict[str, Any] = {}
-    for file in sorted(file for file in run.rglob("*") if file.is_file() and "sqlite" not in file.name and file.name != "run.lock"):
+    for file in sorted(
+        file for file in run.rglob("*") if file.is_file() and "sqlite" not in file.name and file.name not in ("run.lock", "live.json")
+    ):
         name = str(file.relative_to(run))
         if file.suffix == ".npz":
             with np.load(file) as arrays:
