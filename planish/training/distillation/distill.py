@@ -46,10 +46,9 @@ class Distill:
             probability of the right class is; ``feature`` or ``attention``, in which feature maps of the first teacher are matched as well.
         teachers: folders of trained models (``planish train``) used as teachers, whose probabilities are averaged; empty for the original.
         epochs: number of passes over the training images.
-        optimizer: ``sgd``; ``adamw``, which needs a learning rate about 100 times smaller; or ``muon``, see ``FitSettings``.
+        optimizer: ``sgd``, or ``adamw``, which needs a learning rate about 100 times smaller.
         learning_rate: peak learning rate; after warming up for a tenth of the epochs it falls to 0 along a cosine. A network trained from
             scratch tolerates 0.1; pretrained weights are forgotten at such a rate.
-        muon_rate: see ``FitSettings``.
         temperature: temperature that softens the teacher's probabilities.
         weight: weight of the teacher relative to the targets.
         batch_size: images per step.
@@ -73,9 +72,8 @@ class Distill:
     method: Literal["logits", "decoupled", "feature", "attention"] = "logits"
     teachers: tuple[str, ...] = ()
     epochs: int = Field(default=5, ge=1)
-    optimizer: Literal["sgd", "adamw", "muon"] = "sgd"
+    optimizer: Literal["sgd", "adamw"] = "sgd"
     learning_rate: float = Field(default=0.05, gt=0)
-    muon_rate: float = Field(default=0.01, gt=0)
     temperature: float = Field(default=4.0, gt=0)
     weight: float = Field(default=0.9, ge=0, le=1)
     batch_size: int = Field(default=64, ge=2)
@@ -103,7 +101,6 @@ class Distill:
             optimizer=self.optimizer,
             batch_size=self.batch_size,
             learning_rate=self.learning_rate,
-            muon_rate=self.muon_rate,
             weight_decay=self.weight_decay,
             warmup_epochs=self.epochs / 10,
             ema_decay=_EMA_DECAY,
