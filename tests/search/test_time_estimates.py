@@ -39,5 +39,5 @@ def end_of_run(folder: Path, budget: float, stages: dict[str, float], monkeypatc
 @pytest.mark.parametrize("stages", SLOW, ids=lambda stages: next(iter(stages), "none slow"))
 def test_the_end_takes_what_it_was_expected_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stages: dict[str, float]) -> None:
     least, reserved, took = end_of_run(tmp_path, 470, stages, monkeypatch)
-    assert 0.8 * least < took < 1.5 * least
+    assert 0.65 * least < took < 1.5 * least  # less if there is only time for one finalist
     assert reserved >= least

@@ -20,7 +20,8 @@ from planish.errors import TrainingError
 from planish.evaluation.torch_predictor import TorchPredictor
 from planish.progress import Progress, collecting_notes, listening
 from planish.training import FitSettings, fit
-from planish.training.fit import FitRun, Teacher, _optimizer
+from planish.training.fit import FitRun, Teacher
+from planish.training.optimizers import optimizer_of
 from planish.training.schedules.averaging import update_average
 from planish.training.schedules.freezing import LayerFreezer
 from planish.training.schedules.learning_rate import learning_rate
@@ -260,7 +261,7 @@ def test_early_stopping_restores_the_best(task, network, monkeypatch: pytest.Mon
 
 
 def test_norms_and_biases_are_not_decayed(network):
-    groups = _optimizer(network, FitSettings(weight_decay=0.1), LayerFreezer(network, SPEC, "none", 1.0)).param_groups
+    groups = optimizer_of(network, SPEC, FitSettings(weight_decay=0.1), LayerFreezer(network, SPEC, "none", 1.0)).param_groups
     decayed = {id(p) for group in groups if group["weight_decay"] for p in group["params"]}
     for module in network.modules():
         for name, parameter in module.named_parameters(recurse=False):
