@@ -92,7 +92,7 @@ def test_whitening_takes_the_place_of_other_normalisation() -> None:
 
 def test_it_trains_with_its_recipe_and_is_exported(tmp_path: Path) -> None:
     data = write_shapes(tmp_path / "shapes", per_class=40, size=24)
-    changes = ["epochs=4", "batch_size=16", "warmup_epochs=1", "learning_rate=0.05", "muon_rate=0.03"]
+    changes = ["epochs=4", "batch_size=16", "warmup_epochs=1", "learning_rate=0.05"]
     trained = planish.train(data, model="cifarnetx0.25", recipe="scratch-fast", changes=changes, out=tmp_path / "model")
     assert trained.metrics["accuracy"].value > 60
     plan = Plan(ChannelPruning(pruning_ratio=0.2), ToOnnx(), Int8())

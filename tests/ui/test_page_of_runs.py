@@ -152,7 +152,7 @@ def test_a_run_is_started_stopped_and_resumed(client: TestClient, root: Path, mo
         "import sys, time, pathlib\n"
         "from planish.runs.lock import RunLock\n"
         "out = pathlib.Path(sys.argv[sys.argv.index('--out') + 1])\n"
-        "(out / 'work').mkdir(parents=True, exist_ok=True); (out / 'store.sqlite').touch()\n"
+        "(out / 'work').mkdir(parents=True, exist_ok=True); (out / 'store.sqlite').touch(); (out / 'live.json').write_text('{}')\n"
         "lock = RunLock(out); lock.keep_telling(lambda: 1.0)\n"
         "print('begun with', sys.argv[1:], flush=True)\n"
         "time.sleep(60)\n"

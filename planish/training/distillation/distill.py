@@ -213,4 +213,5 @@ def recovery_of(recipe: str, **given: Any) -> Distill:
     if not recipe:
         return Distill(**given)
     own = load_recipe(recipe).training
-    return Distill(optimizer=own.optimizer, learning_rate=own.learning_rate / 2, batch_size=own.batch_size, **given)
+    optimizer: Literal["sgd", "adamw"] = "adamw" if own.optimizer == "adamw" else "sgd"
+    return Distill(optimizer=optimizer, learning_rate=own.learning_rate / 2, batch_size=own.batch_size, **given)
