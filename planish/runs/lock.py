@@ -71,10 +71,11 @@ class RunLock:
         self._stop.set()
         if self._thread is not None:
             self._thread.join()
+        self._write(float(_read(self._file).get("elapsed", 0.0)), pid=0)
         os.close(self._file)
 
-    def _write(self, elapsed: float) -> None:
-        text = json.dumps({"pid": os.getpid(), "elapsed": elapsed})
+    def _write(self, elapsed: float, pid: int | None = None) -> None:
+        text = json.dumps({"pid": os.getpid() if pid is None else pid, "elapsed": elapsed})
         os.pwrite(self._file, text.ljust(_BYTES).encode(), 0)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -79,7 +79,7 @@ def _models(run: Path, _: int) -> list[tuple[str, str, Opened, Predictor]]:
         place = run / "work" / evidence.files.get(one.key, "")
         if one.key not in evidence.files or not place.is_dir():
             raise BundleError(f"the files of {one.summary} are not in {run / 'work'}", "they were deleted", "start the run again")
-        opened = open_model(place, one.runtime)
+        opened = replace(open_model(place), runtime=one.runtime)  # which may be openvino-default
         found.append((title, f"{one.summary}; {one.runtime}", opened, opened.predictor()))
     return found
 
