@@ -245,10 +245,10 @@ def _handed_over(module: nn.Module, source: Source, image_size: ImageSides, weig
 
 
 def _with_raw_outputs(model: str | nn.Module, channels: int, image_size: ImageSides, weights: str | Path | None) -> Created:
-    """A network whose outputs are compared as they are: a module, a factory's, or an ONNX file (``FILE.onnx:`` stands for all outputs)."""
+    """A network whose outputs are compared as they are: a module or a factory's."""
     given = model if isinstance(model, nn.Module) else None
-    name = "module" if given is not None else str(model) if ".onnx:" in str(model) else full_name(str(model))
-    if (given is None and name.startswith(("torchvision:", "timm:"))) or is_builtin(name):
+    name = "module" if given is not None else full_name(str(model))
+    if name.startswith(("torchvision:", "timm:")) or is_builtin(name):
         raise ModelError(f"the outputs of {name}", "it is a classifier, whose answers are compared", "leave --task away")
     source = Source(name, 1, channels, sha256=_trusted_sha256(name), task=OUTPUTS)
     module, notes = _built(source, given, image_size)

@@ -22,7 +22,6 @@ from planish.files.mistaken_files import mistaken_file
 from planish.files.onnx_nodes import inline_functions, name_nodes, tensors_read
 from planish.files.onnx_reading import data_files, read_onnx
 from planish.files.reading import DAMAGED, describe, require_regular
-from planish.files.workspace import fresh_folder
 from planish.task import OUTPUTS
 
 if TYPE_CHECKING:
@@ -34,7 +33,7 @@ _TOLERANCE = 1e-3  # of the largest output; the graph is rewritten, so float32 m
 _ROUNDING = 1e-3  # largest error of a sum of probabilities, also in half precision
 _LEAST, _MOST = 1e-12, 1 - 2**-24  # smallest probability, for the logarithm; largest one below 1 in float32
 _SURE = 8.0  # log odds from which a float32 probability is too near to 0 or 1 to determine them
-_USUAL_BATCH = 64  # larger static batch sizes do not raise the limits of the process further
+USUAL_BATCH = 64  # larger static batch sizes do not raise the limits of the process further
 _KEEPS_NUMBERS = ("Identity", "Cast", "Reshape", "Flatten", "Squeeze", "Dropout")
 _FUSED = ("Conv", "FusedConv", "FusedGemm", "FusedMatMul", "ReorderInput", "ReorderOutput")  # Conv: of com.microsoft.nchwc
 Kind = Literal["scores", "probabilities", "sigmoids"]
@@ -225,48 +224,12 @@ def write_with_normalisation(
         "labels": [int(label) for label in labels],
     }  # fmt: skip
     size = sum(part.stat().st_size for part in (file, *data_files(file)))
-    limits = limits_for(size, sample.size * min(foreign.batch or 1, _USUAL_BATCH))
+    limits = limits_for(size, sample.size * min(foreign.batch or 1, USUAL_BATCH))
     np.save(pixels, sample)
     try:
         return tuple(call_isolated("planish.export.onnx.external:rewrite", arguments, f"{file} in onnxruntime", limits))
     finally:
         pixels.unlink()
-
-
-def outputs_of(foreign: ExternalModel, spec: InputSpec, preprocessing: Preprocessing, sample: Pixels) -> dict[str, Any]:
-    """The outputs of the file as it is, by name, one row per image; computed in a separate process, one image at a time.
-
-    Args:
-        foreign: the file.
-        spec: size of the images.
-        preprocessing: with the ``mean`` and ``std`` that it expects.
-        sample: uint8 ``(N, H, W, C)``.
-
-    Raises:
-        ModelError: it does not run on such images.
-        ExportError: it crashes the libraries that read it, or takes too long.
-    """
-    folder = fresh_folder("outputs-")
-    pixels, found = folder / "images.npy", folder / "outputs.npz"
-    arguments = {
-        "file": str(foreign.file), "found": str(found), "spec": TypeAdapter(InputSpec).dump_json(spec).decode(),
-        "preprocessing": TypeAdapter(Preprocessing).dump_json(preprocessing).decode(), "sample": str(pixels),
-    }  # fmt: skip
-    np.save(pixels, sample)
-    size = sum(part.stat().st_size for part in (foreign.file, *data_files(foreign.file)))
-    limits = limits_for(size, sample.size * min(foreign.batch or 1, _USUAL_BATCH))
-    names = call_isolated("planish.export.onnx.external:write_outputs", arguments, f"{foreign.file} in onnxruntime", limits)
-    with np.load(found, allow_pickle=False) as arrays:
-        return {name: arrays[str(i)] for i, name in enumerate(names)}
-
-
-def write_outputs(file: str, found: str, spec: str, preprocessing: str, sample: str) -> list[str]:
-    """The part of ``outputs_of`` that runs in the separate process; its arguments are JSON values."""
-    foreign, images = read_external(Path(file)), np.load(sample, allow_pickle=False)
-    fed_spec, how = TypeAdapter(InputSpec).validate_json(spec), TypeAdapter(Preprocessing).validate_json(preprocessing)
-    outputs = _outputs(foreign.model, foreign.batch or 1, fed_spec, how, images)
-    np.savez(found, **{str(i): values for i, values in enumerate(outputs.values())})
-    return list(outputs)
 
 
 def rewrite(file: str, fed: str, spec: str, preprocessing: str, classes: int | None, sample: str, labels: Sequence[int]) -> list[str]:
@@ -295,12 +258,12 @@ def add_normalisation(
     except DAMAGED as error:
         raise ModelError(f"the network of this ONNX file makes no sense: {describe(error)}", "its nodes must fit its tensors") from error
     reference = _copy(model) if len(notes) > before else foreign.model  # half-precision files are compared in float32
-    values = _outputs(reference, foreign.batch or 1, spec, preprocessing, sample)
+    values = outputs_one_by_one(reference, foreign.batch or 1, spec, preprocessing, sample)
     name, more = _logits_output(values, classes, labels)
     notes += more
     expected = values[name].reshape(len(sample), -1)
     if foreign.quantized is not None:
-        rounded = _outputs(foreign.quantized, foreign.batch or 1, spec, preprocessing, sample)[name].reshape(len(sample), -1)
+        rounded = outputs_one_by_one(foreign.quantized, foreign.batch or 1, spec, preprocessing, sample)[name].reshape(len(sample), -1)
         same = int((rounded.argmax(1) == expected.argmax(1)).sum())
         notes.append(
             "it is quantized: its weights are dequantized, and its activations are computed in float32; "
@@ -331,7 +294,7 @@ def add_normalisation(
     return model, notes
 
 
-def _outputs(model: Any, batch: int, spec: InputSpec, preprocessing: Preprocessing, sample: Pixels) -> dict[str, Any]:
+def outputs_one_by_one(model: Any, batch: int, spec: InputSpec, preprocessing: Preprocessing, sample: Pixels) -> dict[str, Any]:
     """The outputs of a file that are tensors by name, one row per image, computed one image at a time."""
     mean, std = (np.array(values, np.float32) for values in (preprocessing.mean, preprocessing.std))
     images = ((sample.astype(np.float32) / 255 - mean) / std).transpose(0, 3, 1, 2).astype(np.float32)

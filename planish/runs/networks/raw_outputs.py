@@ -13,7 +13,8 @@ from planish.compression.calibration import calibration_batches
 from planish.data import Decoding, ImageData, load_unlabelled
 from planish.errors import GoalError, ModelError
 from planish.evaluation.torch_predictor import TorchPredictor
-from planish.export.onnx.external import ExternalModel, metadata_of, outputs_of, read_external
+from planish.export.onnx.external import ExternalModel, metadata_of, read_external
+from planish.export.onnx.external_outputs import outputs_of
 from planish.files.onnx_reading import onnx_sha256
 from planish.models.onnx.networks import network_from_file
 from planish.models.onnx.unfolding import fit_batch_norm
