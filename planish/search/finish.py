@@ -84,6 +84,7 @@ def finish(search: Search, job: Job, trials: Sequence[Trial], record: OpenRun, m
     headline = min(ratios.values(), key=lambda m: m.value)
     missed = shortfall(after, others, search.goal, drop)
     measured |= {c.key: _why(measured[c.key], after, search.goal) for c in others}
+    used = budget_use(search)  # the last step: the seconds by stage that follow are the same in a resumed run
     others, after = [measured[c.key] for c in others], measured[key]
     result = Result(
         **record.record(threads=search.threads, batch=search.batch, training_precision=precision_name(search.recovery.mixed_precision)),
@@ -106,7 +107,7 @@ def finish(search: Search, job: Job, trials: Sequence[Trial], record: OpenRun, m
         errors=judged[1],
         noise_floor=report.noise_floor,
         data=job.data.report.model_dump(mode="json"),
-        budget=budget_use(search),
+        budget=used,
         metric=metric_of(job.task).name,
         class_names=job.task.class_names,
     )
