@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import re
 import shlex
 import sys
@@ -17,6 +18,7 @@ from planish import commands
 from planish.cli.arguments import arguments
 from planish.cli.printing import print_result, watch_of
 from planish.cli.running import fail, progress, resume_hint, running
+from planish.files.workspace import CACHE_SIZE
 from planish.invocation import invoked
 
 _GROUPS = {
@@ -31,6 +33,11 @@ _WITHOUT_PROGRESS = ("verify", "sign", "push", "pull", "serve", "report", "recip
 _JSON = Annotated[bool, Parameter(help="Print JSON instead of a table.", show_default=False)]
 _DEBUG = Annotated[bool, Parameter(help="Show the traceback of an error.", show_default=False)]
 _TOP = Annotated[int, Parameter(help="Slowest layers to list; 0 for all, in the order of execution.")]
+
+_CACHE_SIZE = Annotated[
+    str | None,
+    Parameter(help="Limit of the image cache, such as 20GB; by default half of the free disk. Images beyond it are decoded as needed."),
+]
 
 app = App(
     name="planish",
@@ -53,9 +60,11 @@ def _add(function: Callable[..., Any], group: Group) -> None:
     name = function.__name__
     given = arguments(function)
     extra = {"json": _JSON, "debug": _DEBUG} | ({"top": _TOP} if name == "explain" else {})
+    if any(one.name == "data" for one in given):
+        extra["cache_size"] = _CACHE_SIZE
     if name in ("serve", "sign", "report", "export", "alert_rules", "tile", "ui"):
         del extra["json"]
-    defaults = {"top": 12}
+    defaults = {"top": 12, "cache_size": None}
     own = [
         inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, default=defaults.get(key, False), annotation=kind)
         for key, kind in extra.items()
@@ -90,6 +99,8 @@ def _run(function: Callable[..., Any], given: dict[str, Any], own: dict[str, Any
     name, resumable = function.__name__, "resume" in given
     hint = resume_hint(given.get("out")) if resumable else ""
     passed = {key: value for key, value in given.items() if value is not None}
+    if own.get("cache_size") is not None:
+        os.environ[CACHE_SIZE] = own["cache_size"]
     with running(debug=own["debug"], resume_hint=hint), invoked(shlex.join(["planish", *sys.argv[1:]])):
         # what a user's network prints must not stand before the JSON document
         with redirect_stdout(sys.stderr) if own.get("json") else nullcontext():

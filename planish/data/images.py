@@ -73,7 +73,8 @@ class ImageSplit:
         return len(self.keys)
 
     def images(self, spec: InputSpec, preprocessing: Preprocessing) -> Pixels:
-        """All images at the model's input size, uint8 ``(N, h, w, C)``, read-only and memory-mapped; computed once and cached on disk.
+        """All images at the model's input size, uint8 ``(N, h, w, C)``, read-only and memory-mapped; computed once and cached on disk, or,
+        if they do not fit in the cache, made whenever they are selected (``ImagesOnDemand``).
 
         They are identical to the output of ``planish.data.preprocessing.preprocess`` for each file.
 
@@ -81,8 +82,13 @@ class ImageSplit:
             DataError: the disk is full, or a file has become unreadable since it was listed.
         """
         store, rows = self._store, self._rows
-        if not store.serves(rows, spec.channels, preprocessing.decode_side):
-            store = decoded(self.paths, self._hashes, preprocessing.decode_side, spec.channels == 1, self._cache)
+        side, grey = preprocessing.decode_side, spec.channels == 1
+        if store.serves(rows, spec.channels, side):
+            return resized(store, rows, spec, preprocessing, self._cache)
+        if store.buffer is None:
+            store = store.decoded_as(side, grey)
+        else:
+            store = decoded(self.paths, self._hashes, side, grey, self._cache)
             rows = np.arange(len(self))
             if store.bad:
                 i, reason = next(iter(store.bad.items()))

@@ -18,6 +18,8 @@ from pathlib import Path
 
 from planish.errors import DataError
 
+CACHE_SIZE = "PLANISH_CACHE_SIZE"  # environment variable with the limit of the image cache, see planish.data.cache.limit
+
 _folder: ContextVar[Path | None] = ContextVar("planish_workspace", default=None)
 
 

@@ -423,6 +423,7 @@ def test_a_full_disk_is_told(tmp_path, load, monkeypatch) -> None:
         return file
 
     names = ["pixels.bin"]
+    monkeypatch.setenv("PLANISH_CACHE_SIZE", "1GB")
     monkeypatch.setattr(Path, "open", full)
     with pytest.raises(DataError, match=r"full \(5 MB free\).*MB are needed.*PLANISH_CACHE"):
         load(root)

@@ -78,7 +78,7 @@ def full_disk_reported(folder: Path, needed_bytes: Callable[[], float]) -> Itera
         raise DataError(
             f"the disk of the cache folder {str(folder)!r} is full ({free / 1e6:,.0f} MB free)",
             f"about {needed_bytes() / 1e6:,.0f} MB are needed",
-            "make room, or set PLANISH_CACHE to a folder on another disk",
+            "make room, set a --cache-size, or set PLANISH_CACHE to a folder on another disk",
         ) from error
 
 
