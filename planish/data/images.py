@@ -240,7 +240,7 @@ def load_images(
     root = cache_root(cache_dir)
     name, content = read_source(source, root, task)
     refuse_unlabelled(name, content)
-    report_found(source, content)
+    report_found(content)
     if isinstance(content, LabelledFiles) and class_names is None:
         several_classes(name, content.images)  # fail before any file is read
         if assignment is None:
@@ -400,7 +400,7 @@ def tile_images(
     name, content = read_source(source, cache_root(cache_dir), task)
     if not isinstance(content, AnnotatedFiles | LabelMapFiles):
         raise DataError(f"{name!r} has {content.how}, for {content.task}", "tiles are cut of images with boxes, or masks")
-    report_found(source, content)
+    report_found(content)
     with wrap_parse_errors(Path(source), DataError, "annotations fit their images, which are all readable"):
         labels = content.targets_of(content.images, skip_bad)
         used = content.images if labels.kept is None else [content.images[i] for i in labels.kept]

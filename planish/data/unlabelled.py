@@ -40,5 +40,5 @@ def load_unlabelled(
         DataError: there are fewer than three images, not counting near duplicates of each other, or files are broken.
     """
     name, content = read_source(source, cache_root(None), None)
-    report_found(source, content)
+    report_found(content)
     return load_listed(name, content, seed=seed, skip_bad=skip_bad, decoding=decoding, assignment=assignment)

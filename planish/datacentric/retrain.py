@@ -284,7 +284,7 @@ def _listed(source: str | Path) -> tuple[list[Listed], Inventory]:
     """Return the images of a source with absolute paths, and its inventory, which is reported."""
     told = read_source(source, cache_root(None), None)[1]
     assert isinstance(told, LabelledFiles)
-    report_found(source, told)
+    report_found(told)
     return [replace(item, key=item.path.resolve().as_posix(), path=item.path.resolve()) for item in told.images], told.inventory
 
 

@@ -56,7 +56,7 @@ def look_at(source: str) -> Contents:
     """
     name, content = read_source(source, cache_root(None), None)
     with collecting_notes(silent=True) as notes:
-        report_found(source, content)
+        report_found(content)
     images = list(content.images)
     labels = [one.label for one in images] if isinstance(content, LabelledFiles) else []
     counts = Counter(labels).most_common()

@@ -29,7 +29,7 @@ def picture(file: Path, seed: int = 0) -> Path:
 
 def inventory_of(source: Path | str, task: str | None = None) -> Inventory:
     content = read_source(source, Path("unused"), task)[1]
-    report_found(source, content)
+    report_found(content)
     return content.inventory
 
 

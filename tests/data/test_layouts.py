@@ -165,7 +165,7 @@ def test_coco_in_a_folder_beside_its_images(tmp_path: Path, name: str, given: st
     write_coco(tmp_path / "annotations/instances_all.json", [name.format(i) for i in range(3)])
     pictures(tmp_path, "images/unlisted.png")
     content = opened(tmp_path / given)
-    report_found(tmp_path / given, content)
+    report_found(content)
     assert [(one.what, one.examples) for one in content.inventory.left_out] == [("images", ["images/unlisted.png"])]
     assert content.task == "detection"
     assert [item.key for item in content.images] == [f"images/{i}.png" for i in range(3)]

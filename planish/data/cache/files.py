@@ -48,15 +48,18 @@ def key_of(*parts: object) -> str:
 
 
 @contextmanager
-def whole(final: Path) -> Iterator[Path]:
-    """Yield a temporary folder that is renamed to ``final`` when the block succeeds and deleted otherwise."""
+def whole(final: Path, *, file_by_file: bool = True) -> Iterator[Path]:
+    """Yield a temporary folder that is renamed to ``final`` when the block succeeds and deleted otherwise.
+
+    Before that its content is synced to disk: each file, or for many files the whole disk at once.
+    """
     final.parent.mkdir(parents=True, exist_ok=True)
     _sweep(final.parent)
     partial = final.parent / f"partial-{uuid.uuid4().hex}"
     partial.mkdir()
     try:
         yield partial
-        sync_all(partial)
+        sync_all(partial) if file_by_file else os.sync()
         try:
             partial.rename(final)
         except OSError:

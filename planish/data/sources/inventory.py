@@ -69,6 +69,16 @@ class Inventory(BaseModel):
     left_out: list[LeftOut] = Field(default_factory=list)
     assumptions: list[str] = Field(default_factory=list)
     _named: set[str] = PrivateAttr(default_factory=set)
+    _place: Path | None = PrivateAttr(default=None)
+
+    @property
+    def place(self) -> Path | None:
+        """The folder or file that was read; another one than the source if that is an archive, or a name."""
+        return self._place
+
+    def read_from(self, place: Path) -> None:
+        """Record which folder or file was read."""
+        self._place = place
 
     def use(self, files: Iterable[Path]) -> None:
         """Record annotation files, masks and similar files as read."""

@@ -10,6 +10,8 @@ from pathlib import Path
 
 from planish.data.annotations.kinds import fitting_kind
 from planish.data.annotations.source import LAYOUTS, read_annotations
+from planish.data.packed.hub import downloaded, is_hub_dataset
+from planish.data.packed.unpack import is_packed, unpacked
 from planish.data.sources.builtin import BUILTIN, builtin_folder, is_builtin
 from planish.data.sources.inventory import Inventory
 from planish.data.sources.listing import files_below, list_folder
@@ -23,7 +25,7 @@ from planish.printable import printable_names
 from planish.progress import collecting_notes, note
 from planish.task import USUAL_TASKS, annotations_for
 
-_ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar")
+_OTHER_ARCHIVES = (".7z", ".rar", ".gz", ".zst")
 
 
 def with_layout(source: str, layout: str | None) -> str:
@@ -90,21 +92,25 @@ def _named(source: str | Path, root: Path, task: str | None) -> tuple[str, DataS
 def _read(source: str | Path, root: Path, task: str | None) -> tuple[str, DataSource]:
     source, layout = split_layout(source)
     inventory = Inventory()
-    if is_builtin(source):
+    if is_hub_dataset(source):
+        name, path = source.rstrip("/").rpartition("/")[2], downloaded(source)
+    elif is_builtin(source):
         name, path = source, builtin_folder(source, root)
         if (own := Path(source).absolute()).is_dir():
             inventory.assume(f"{source} is the built-in data set, not the folder {own}, which is meant only where its whole path is given")
     else:
         path = Path(source).expanduser().absolute()
         try:
-            is_folder, is_file = path.is_dir(), path.is_file()
+            is_folder, is_file = path.is_dir(), path.is_file() or is_packed(path)
             name = path.name if is_folder else path.stem
         except OSError as error:
             raise DataError(f"{str(source)!r} cannot be read: {error.strerror}") from error
         if not (is_folder or is_file):
             raise DataError(f"{str(source)!r} does not exist", f"data is a folder, a manifest or one of {', '.join(BUILTIN)}")
     with wrap_parse_errors(path, DataError, "see the README for what is read"), collecting_notes(silent=True) as notes:
-        content = _content(name, path, task, layout, inventory).printable()
+        place = unpacked(path, root, inventory)
+        inventory.read_from(place)
+        content = _content(name, place, task, layout, inventory).printable()
     for text in notes:
         inventory.assume(text)
     if similar := _similar(_class_names(content)):
@@ -156,9 +162,11 @@ def _content(name: str, path: Path, task: str | None, layout: str | None, invent
         return LabelledFiles(name, listed, used_for, "class folders", inventory)
     if path.suffix.lower() in (".csv", ".tsv", ".jsonl", ".ndjson", ".json"):
         return LabelledFiles(name, list_manifest(path, inventory), used_for, "manifest", inventory)
-    fix = "unpack it and give the folder" if path.suffix.lower() in _ARCHIVES else ""
+    fix = "unpack it and give the folder" if path.suffix.lower() in _OTHER_ARCHIVES else ""
     raise DataError(
-        f"{str(path)!r} is a file ending in {path.suffix!r}", "a manifest ends in .csv, .tsv or .jsonl; else data is a folder", fix
+        f"{str(path)!r} is a file ending in {path.suffix!r}",
+        "a manifest ends in .csv, .tsv or .jsonl; else data is a folder, a ZIP or tar archive, or a Parquet file",
+        fix,
     )
 
 
@@ -176,20 +184,19 @@ def _refuse_foreign_annotations(root: Path) -> None:
         )
 
 
-def report_found(source: str | Path, content: DataSource) -> None:
+def report_found(content: DataSource) -> None:
     """Complete the inventory of a source, and log what was found, what is left out, and what was assumed.
 
     Args:
-        source: see ``load_images``.
         content: its content, from ``read_source``.
     """
-    path = Path(split_layout(source)[0]).expanduser().absolute()
+    path = content.inventory.place
     images = [item.path for item in content.images]
     inventory = content.inventory
-    if path.is_dir():
+    if path is not None and path.is_dir():
         unlabelled = {"class folders": "in no class folder", "mask images": "no mask"}
         inventory.account([path], images, path, unlabelled.get(content.how, "no annotation names them"))
-    elif path.is_file():  # unrelated files may be next to it, so only the folders of its images are searched
+    elif path is not None and path.is_file():  # unrelated files may be next to it, so only the folders of its images are searched
         root = path.parent.parent if path.parent.name.lower() == "annotations" else path.parent
         folders = sorted(folder for folder in {image.parent for image in images if image.is_relative_to(root)} if folder.is_dir())
         inventory.account(folders, images, root, f"{path.name} does not name them", recursive=False)

@@ -1,0 +1,1 @@
+"""Data in archives, WebDataset shards and Parquet files, unpacked once into the cache."""
