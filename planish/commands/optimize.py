@@ -50,6 +50,7 @@ def optimize(
     metric: str | None = None,
     layout: Layout | None = None,
     unlabelled: bool = False,
+    extra_images: str | Path | None = None,
     students: Annotated[Sequence[str] | None, Parameter(name="--student")] = None,
     teachers: int = 1,
     skip_bad: bool = False,
@@ -96,6 +97,8 @@ def optimize(
             f1:CLASS; of boxes and masks map (default), map50, ..., map95; of pixels miou (default), dice, pixel-accuracy or iou:CLASS.
         layout: Layout of the dataset, if it could be read in more than one way.
         unlabelled: Ignore labels: all images below the folder are images without labels. Not needed for a folder without class folders.
+        extra_images: Folder of images without labels on which candidates are also distilled, with the original's own answers as labels.
+            Images that are also in the dataset are left out.
         students: Another architecture to distill the original into; may be repeated; none tries no others. By default some small ones if
             the original is trained from scratch.
         teachers: Number of networks in the teacher ensemble: the original and others like it, trained in half of the budget.
@@ -115,6 +118,7 @@ def optimize(
         $ planish optimize photos/ --model mobilenet_v2 --weights imagenet --max-drop 1 --max-latency 5ms --max-size 4MB
         $ planish optimize parts/ --metric recall:defective --max-drop 0.5
         $ planish optimize images/ --model classifier.onnx --max-change 1
+        $ planish optimize photos/ --extra-images unsorted/
         $ planish optimize photos/ --max-latency 30ms --device ssh://pi@raspberry.local
     """
     from planish.commands.models import channel_list
@@ -137,11 +141,12 @@ def optimize(
         model if isinstance(model, str) else type(model).__name__,
     )
     folder = Path(out) if out is not None else default_folder(read, name)
+    extra = None if extra_images is None else str(extra_images)
     settings = {
         "data": read, "model": name, "weights": weights, "max_drop": max_drop, "max_change": max_change, "max_latency": max_latency,
         "max_size": max_size, "risk": risk, "runtime": runtime, "threads": threads, "batch": batch, "budget": budget,
         "image_size": image_size, "epochs": epochs, "augmentation": augmentation, "train": train_mode, "task": task, "metric": metric,
-        "teachers": teachers, "seed": seed, "device": device,
+        "teachers": teachers, "seed": seed, "device": device, "extra_images": extra,
     }  # fmt: skip
     with using_device(device), tracking(track, folder.absolute().name, settings) as tracked:
         result = search(
@@ -150,7 +155,7 @@ def optimize(
             goal=GoalSettings(max_drop, max_latency, max_size, risk, max_change),
             target=DeploymentTarget(runtime, threads, batch),
             original=OriginalSettings(epochs, augmentation, train_mode),
-            teaching=Teaching([] if students is not None and list(students) == ["none"] else students, teachers),
+            teaching=Teaching([] if students is not None and list(students) == ["none"] else students, teachers, extra),
             run=RunSettings(folder, resume, budget, skip_bad, seed),
             watch=watch,
         )

@@ -9,8 +9,8 @@ from planish.data.images import (
     load_listed,
     require_classes,
     task_in,
-    tile_images,
 )
+from planish.data.tiling.cut import tile_images
 from planish.data.unlabelled import is_unlabelled, load_unlabelled
 
 __all__ = [

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -12,19 +11,15 @@ import numpy as np
 import numpy.typing as npt
 
 from planish.artifact import InputSpec, Preprocessing
-from planish.data.annotations.validation import size_of
 from planish.data.cache.files import content_hashes, key_of, whole
 from planish.data.cache.images import ImageStore, decoded, resized
 from planish.data.duplicates import THRESHOLD, near_duplicate_groups
 from planish.data.sources.listing import ImageFile
 from planish.data.sources.reading import read_source, report_found, split_layout
-from planish.data.sources.report import BadFile, DataReport, report_duplicates
+from planish.data.sources.report import BadFile, DataReport, report_duplicates, require_used
 from planish.data.sources.source import (
-    AnnotatedFiles,
     DataSource,
     LabelledFiles,
-    LabelMapFiles,
-    Maps,
     annotations_of,
     both,
     same_classes,
@@ -32,8 +27,7 @@ from planish.data.sources.source import (
 )
 from planish.data.sources.unlabelled import refuse_unlabelled
 from planish.data.split_images import split_images
-from planish.data.targets.objects import Objects
-from planish.data.tiling.tiles import LargeImage, LargeMap, tiled_images, write_tiles
+from planish.data.tiling.tiles import tiled_images
 from planish.errors import DataError
 from planish.files.reading import wrap_parse_errors
 from planish.files.workspace import cache_root
@@ -102,6 +96,24 @@ class ImageSplit:
     def known_to(self, assignment: SplitAssignment) -> npt.NDArray[np.bool_]:
         """Which images are contained in an assignment, bool ``(N,)``."""
         return np.array([split is not None for split in assignment.find(self._hashes)], dtype=bool)
+
+    @property
+    def thumbnails(self) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float64]]:
+        """What near duplicates are found by: grey thumbnails ``(N, THUMB, THUMB)`` and mean colours ``(N, 3)``."""
+        return self._store.thumbs[self._rows], self._store.means[self._rows]
+
+    def selected(self, rows: Indices, targets: Any) -> ImageSplit:
+        """Some of the images, with other targets."""
+        return ImageSplit(
+            keys=tuple(self.keys[i] for i in rows),
+            targets=targets,
+            paths=tuple(self.paths[i] for i in rows),
+            groups=self.groups[rows],
+            _hashes=self._hashes[rows],
+            _store=self._store,
+            _rows=self._rows[rows],
+            _cache=self._cache,
+        )
 
     def joined(self, other: ImageSplit) -> ImageSplit:
         """The images of this split followed by those of another split of the same data set."""
@@ -221,8 +233,9 @@ def load_images(
     Args:
         source: a folder with one subfolder per class, with or without ``train/ val/ test/``; a manifest (``.csv``, or ``.jsonl`` with one
             object per line: path, label, optional split); a folder with COCO, Pascal VOC or YOLO annotations or with mask images; a COCO
-            file; a YOLO YAML file; or a built-in name: ``fashion-mini``, ``fashion-scenes``, ``cifar10``, ``fashion-mnist``, ``mnist``.
-            Prefix an ambiguous source with its layout: ``classes:``, ``splits:``, ``coco:``, ``voc:``, ``yolo:`` or ``masks:``.
+            file; a YOLO YAML file; an archive, shards or Parquet files, see ``planish.data.packed.unpack``; or a built-in name:
+            ``fashion-mini``, ``fashion-scenes``, ``cifar10``, ``fashion-mnist``, ``mnist``. Prefix an ambiguous source with its layout:
+            ``classes:``, ``splits:``, ``coco:``, ``voc:``, ``yolo:`` or ``masks:``.
         seed: random seed for the splits, unless an ``assignment`` is given.
         skip_bad: skip broken files and invalid annotations instead of raising.
         decoding: how images are decoded.
@@ -306,7 +319,7 @@ def load_listed(
         labels = content.targets_of(listed, skip_bad, class_names)
     if labels.kept is not None:
         good, listed = good[labels.kept], [listed[i] for i in labels.kept]
-        _require_used(name, listed, labels.faults)
+        require_used(name, listed, labels.faults)
     bad += [BadFile(key=key, reason=reason) for key, reason in labels.faults]
     groups = _groups(store, root)[good]
     found = split_images(listed, labels, hashes[good], groups, seed, assignment, strict=class_names is None)
@@ -358,62 +371,6 @@ def load_listed(
         given=found.given,
         task=content.task,
     )
-
-
-def tile_images(
-    source: str | Path,
-    out: str | Path,
-    *,
-    size: int,
-    overlap: float = 0.25,
-    task: str | None = None,
-    seed: int = 0,
-    skip_bad: bool = False,
-    cache_dir: Path | None = None,
-) -> int:
-    """Cut large images with boxes, masks or label maps into overlapping tiles, in a folder that ``load_images`` can read (COCO layout or
-    mask images).
-
-    Given splits are preserved. Missing ones are taken from bands of the images, or from whole images, so that overlapping tiles do not end
-    up in two splits. The folder also records the split of each large image, so that a model trained on the tiles is not evaluated on
-    images that its training tiles were cut from.
-
-    Args:
-        source: see ``load_images``.
-        out: output folder; must not exist yet.
-        size: side of a tile in pixels.
-        overlap: overlap of neighbouring tiles as a fraction of ``size``; should be at least as wide as most objects.
-        task: ``detection``, ``instance`` or ``semantic``; None to infer it from the data.
-        seed: random seed for splits that are not given.
-        skip_bad: skip invalid annotations instead of raising.
-        cache_dir: see ``load_images``.
-
-    Returns:
-        The number of tiles.
-
-    Raises:
-        DataError: there are no boxes or masks, an image cannot be read, or the folder exists.
-    """
-    folder = Path(out)
-    if folder.exists():
-        raise DataError(f"{str(out)!r} is there already", "tiles have a folder of their own", "choose another --out, or delete it")
-    name, content = read_source(source, cache_root(cache_dir), task)
-    if not isinstance(content, AnnotatedFiles | LabelMapFiles):
-        raise DataError(f"{name!r} has {content.how}, for {content.task}", "tiles are cut of images with boxes, or masks")
-    report_found(content)
-    with wrap_parse_errors(Path(source), DataError, "annotations fit their images, which are all readable"):
-        labels = content.targets_of(content.images, skip_bad)
-        used = content.images if labels.kept is None else [content.images[i] for i in labels.kept]
-        _require_used(name, used, labels.faults)
-        large = [LargeImage(item.key, item.path, _large(labels.targets, i, *size_of(item)), item.split) for i, item in enumerate(used)]
-    return write_tiles(folder.absolute(), large, labels.class_names, size=size, overlap=overlap, seed=seed)
-
-
-def _large(targets: Any, index: int, height: int, width: int) -> Objects | LargeMap:
-    if isinstance(targets, Maps):
-        return LargeMap(partial(targets.__getitem__, index), height, width)
-    objects: Objects = targets[index]
-    return objects
 
 
 def task_in(source: str | Path) -> str:
@@ -468,16 +425,6 @@ def _report_broken_files(bad: list[BadFile], total: int, skip_bad: bool) -> None
             f"{len(bad)} of {total} files are broken: {shown}", "all files must be readable", "--skip-bad (skip_bad=True) leaves them out"
         )
     note(f"{len(bad)} of {total} files are broken and left out: {shown}")
-
-
-def _require_used(name: str, used: Sequence[Any], faults: Sequence[tuple[str, str]]) -> None:
-    if not used:
-        raise DataError(
-            f"{name!r} has no usable image: all annotations are invalid"
-            + "".join(f", for example {key}: {why}" for key, why in faults[:1]),
-            "at least one image must have a valid annotation",
-            "mend them",
-        )
 
 
 def _groups(store: ImageStore, root: Path) -> Indices:

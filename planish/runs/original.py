@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from planish.models.storage import load_artifact, save_artifact
 from planish.progress import logged_as, note
 from planish.runs.store import Store
 from planish.split_assignment import ASSIGNED_SPLITS
-from planish.task import OUTPUTS, SPLITS, Task
+from planish.task import OUTPUTS, SPLITS, SplitName, Task
 from planish.tasks import Agreement
 from planish.training.augmentation_preview import augmentation_preview
 from planish.training.original import Original, TrainMode, train_original
@@ -82,29 +83,9 @@ def answered(job: Job, folder: Path, store: Store, max_change: float) -> Job:
         ModelError: the original returns NaN or infinity.
         GoalError: the task has no answers.
     """
-    place, artifact = folder / "work" / "answers", job.artifact
+    artifact = job.artifact
     splits = [name for name in SPLITS if name != "train" or job.task.name != OUTPUTS]  # only a teacher trains on raw outputs
-
-    def work() -> dict[str, list[str]]:
-        if artifact.module is None:
-            predictor: Predictor = load(artifact.files, "onnxruntime", threads=2, batch=None)
-        else:
-            predictor = TorchPredictor(artifact.module, artifact.preprocessing)
-        made: dict[str, list[str]] = {}
-        for name in splits:
-            outputs = evaluate(predictor, job.task, name, artifact.input_spec, artifact.preprocessing).outputs
-            if not all(np.isfinite(values).all() for values in outputs.values()):
-                raise ModelError(f"the original returns NaN or infinity on {name}", "its answers are the reference", "look at its weights")
-            (place / name).mkdir(parents=True, exist_ok=True)
-            for i, values in enumerate(outputs.values()):
-                np.save(place / name / f"{i}.npy", values)
-            made[name] = list(outputs)
-        return made
-
-    def read(made: dict[str, list[str]]) -> dict[str, Any]:
-        return {name: {output: np.load(place / name / f"{i}.npy", "r") for i, output in enumerate(made[name])} for name in splits}
-
-    outputs = store.load("answers of the original", "evaluating the original", work, read)
+    outputs = stored_outputs(store, "answers of the original", folder / "work" / "answers", artifact, job.task, splits)
     answers = {name: job.task.answers(outputs[name], artifact.input_spec) for name in splits}
     if isinstance(job.task, Agreement):
         every = [answers[name] for name in ASSIGNED_SPLITS]
@@ -118,6 +99,45 @@ def answered(job: Job, folder: Path, store: Store, max_change: float) -> Job:
     filled = {name: dataclasses.replace(split, targets=targets[name]) for name, split in job.data.splits.items()}
     task: Any = job.task
     return dataclasses.replace(job, data=dataclasses.replace(job.data, splits=filled), task=dataclasses.replace(task, splits=filled))
+
+
+def stored_outputs(
+    store: Store, key: str, place: Path, artifact: Artifact, task: Task, splits: Sequence[SplitName]
+) -> dict[SplitName, dict[str, Any]]:
+    """Return the outputs of a model in float32 by split, memory-mapped, computed once.
+
+    Args:
+        store: store of the run.
+        key: key of the step.
+        place: folder for the outputs.
+        artifact: a network or an ONNX file.
+        task: task with the images.
+        splits: which of them.
+
+    Raises:
+        ModelError: outputs are NaN or infinite.
+    """
+
+    def work() -> dict[str, list[str]]:
+        if artifact.module is None:
+            predictor: Predictor = load(artifact.files, "onnxruntime", threads=2, batch=None)
+        else:
+            predictor = TorchPredictor(artifact.module, artifact.preprocessing)
+        made: dict[str, list[str]] = {}
+        for name in splits:
+            outputs = evaluate(predictor, task, name, artifact.input_spec, artifact.preprocessing).outputs
+            if not all(np.isfinite(values).all() for values in outputs.values()):
+                raise ModelError(f"the original returns NaN or infinity on {name}", "its answers are the reference", "look at its weights")
+            (place / name).mkdir(parents=True, exist_ok=True)
+            for i, values in enumerate(outputs.values()):
+                np.save(place / name / f"{i}.npy", values)
+            made[name] = list(outputs)
+        return made
+
+    def read(made: dict[str, list[str]]) -> dict[SplitName, dict[str, Any]]:
+        return {name: {output: np.load(place / name / f"{i}.npy", "r") for i, output in enumerate(made[name])} for name in splits}
+
+    return store.load(key, "evaluating the original", work, read)
 
 
 def _note_answers(every: Any, confidences: list[Any], class_names: tuple[str, ...]) -> None:

@@ -25,6 +25,7 @@ from planish.plan import Plan
 from planish.progress import note
 from planish.runs.converted_onnx import converted_job
 from planish.runs.external_onnx import file_job, refuse_training
+from planish.runs.extra_images import with_extra_images
 from planish.runs.live import telling
 from planish.runs.networks.raw_outputs import outputs_job
 from planish.runs.open_network import unlabelled_job
@@ -70,10 +71,12 @@ class Teaching:
         students: other architectures to try, distilled from the original. None for some small ones if the original is trained from scratch
             (to match a pretrained original they would need more images and time); empty for none.
         teachers: number of networks in the teacher ensemble: the original and copies of it trained with other seeds, in half of the budget.
+        extra_images: a folder with images without labels on which candidates are also distilled; None for none.
     """
 
     students: Sequence[str] | None = None
     teachers: int = 1
+    extra_images: str | None = None
 
 
 def optimize(
@@ -128,7 +131,7 @@ def optimize(
     check_folder(folder, run.resume)
     raw = model.task == OUTPUTS
     unlabelled = raw or is_unlabelled(data, model.task)
-    _check_unlabelled(unlabelled, goal, train_mode)
+    _check_unlabelled(unlabelled, goal, train_mode, teaching.extra_images)
     if not is_file and not unlabelled and (model.mean is not None or model.std is not None):
         raise GoalError(f"a mean or std for {name}", "networks bring theirs or take the data's; only a file may expect any", "omit it")
     job_settings = {
@@ -140,7 +143,7 @@ def optimize(
         "students": None if teaching.students is None else list(teaching.students), "teachers": teachers,
         "max_drop": limits.max_drop_points, "risk": limits.risk,
         "max_latency_ms": limits.max_latency_ms, "max_size_bytes": limits.max_size_bytes, "budget": seconds,
-        "processor": current_device().name, "device": current_device().address or None,
+        "extra_images": teaching.extra_images, "processor": current_device().name, "device": current_device().address or None,
     }  # fmt: skip
     with telling(folder, watch) as watched, run_folder(folder, job_settings, run.resume) as record:
         if run.resume:
@@ -156,7 +159,8 @@ def optimize(
                 note(f"{Path(name).name} is a network of torch layers with the same outputs: pruning and distillation apply to it")
             except ModelError as error:
                 note(f"{Path(name).name} stays a file, which is not pruned or trained: {error}")
-                refuse_training(name, student=teaching.students, epochs=original.epochs, train=train_mode == "always")
+                asked = {"student": teaching.students, "epochs": original.epochs, "extra-images": teaching.extra_images}
+                refuse_training(name, **asked, train=train_mode == "always")
         elif unlabelled:
             job = unlabelled_job(data, model, skip_bad=run.skip_bad, seed=seed)
         else:
@@ -194,6 +198,9 @@ def optimize(
             other = prepare_job(data, model, skip_bad=run.skip_bad, seed=seed, weights_seed=seed + number)
             training = original_settings(other, original, seed=seed + number, mixed_precision=precision)
             stored_original(other, folder, store, training, mode=train_mode, seconds=spare, name=taught_by[-1])
+        if teaching.extra_images is not None:
+            task = with_extra_images(job, teaching.extra_images, artifact, model, folder, store, skip_bad=run.skip_bad)
+            job = replace(job, task=task)
         runner = Runner(store, folder / "work", job.task, artifact)
         runtimes = store.once("runtimes", "searching", lambda: [allowed, _runtimes()])
         by_default = store.once("default precision", "searching", _default_precisions)
@@ -284,7 +291,7 @@ def _max_drop(goal: GoalSettings) -> float | None:
     return goal.max_drop if goal.max_change is None else goal.max_change
 
 
-def _check_unlabelled(unlabelled: bool, goal: GoalSettings, train_mode: TrainMode) -> None:
+def _check_unlabelled(unlabelled: bool, goal: GoalSettings, train_mode: TrainMode, extra_images: str | None) -> None:
     if goal.max_change is not None and not unlabelled:
         raise GoalError(
             f"--max-change {goal.max_change:g} for images with labels",
@@ -293,6 +300,8 @@ def _check_unlabelled(unlabelled: bool, goal: GoalSettings, train_mode: TrainMod
         )
     if unlabelled and train_mode == "always":
         raise GoalError("--train always for images without labels", "they are judged by the answers of a trained network", "omit it")
+    if unlabelled and extra_images is not None:
+        raise GoalError(f"--extra-images {extra_images} for images without labels", "all of those teach anyway", "put them into one folder")
 
 
 def _accepted(risk: float) -> float:

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from pydantic import BaseModel
 
 from planish.data.sources.inventory import Inventory
+from planish.errors import DataError
 from planish.task import SplitName
 
 _EXAMPLES = 5
@@ -131,3 +132,18 @@ def _several(groups: npt.NDArray[np.int64]) -> list[npt.NDArray[np.int64]]:
     order = np.argsort(groups, kind="stable")
     runs = np.split(order, np.flatnonzero(np.diff(groups[order])) + 1) if len(groups) else []
     return sorted((run for run in runs if len(run) > 1), key=lambda run: int(run[0]))
+
+
+def require_used(name: str, used: Sequence[Any], faults: Sequence[tuple[str, str]]) -> None:
+    """Require that images are left after those with invalid annotations were left out.
+
+    Raises:
+        DataError: none is left.
+    """
+    if not used:
+        raise DataError(
+            f"{name!r} has no usable image: all annotations are invalid"
+            + "".join(f", for example {key}: {why}" for key, why in faults[:1]),
+            "at least one image must have a valid annotation",
+            "mend them",
+        )
