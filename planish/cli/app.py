@@ -59,7 +59,7 @@ def command_groups() -> dict[str, tuple[str, ...]]:
 def _add(function: Callable[..., Any], group: Group) -> None:
     name = function.__name__
     given = arguments(function)
-    extra = {"json": _JSON, "debug": _DEBUG} | ({"top": _TOP} if name == "explain" else {})
+    extra: dict[str, Any] = {"json": _JSON, "debug": _DEBUG} | ({"top": _TOP} if name == "explain" else {})
     if any(one.name == "data" for one in given):
         extra["cache_size"] = _CACHE_SIZE
     if name in ("serve", "sign", "report", "export", "alert_rules", "tile", "ui"):

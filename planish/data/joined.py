@@ -75,7 +75,7 @@ class _JoinedImages:
 
     def __init__(self, first: Pixels, second: Pixels) -> None:
         self._first, self._second = first, second
-        self.shape = (len(first) + len(second), *first.shape[1:])
+        self.shape: tuple[int, ...] = (len(first) + len(second), *first.shape[1:])
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -83,7 +83,8 @@ class _JoinedImages:
     def __getitem__(self, index: Any) -> npt.NDArray[np.uint8]:
         selected = np.arange(len(self))[index]
         if selected.ndim == 0:
-            return self[[int(selected)]][0]
+            one: npt.NDArray[np.uint8] = self[selected[None]][0]
+            return one
         inner = selected < len(self._first)
         found = np.empty((len(selected), *self.shape[1:]), np.uint8)
         found[inner] = self._first[selected[inner]]

@@ -25,7 +25,6 @@ from planish.plan import Plan
 from planish.progress import note
 from planish.runs.converted_onnx import converted_job
 from planish.runs.external_onnx import file_job, refuse_training
-from planish.runs.extra_images import with_extra_images
 from planish.runs.live import telling
 from planish.runs.networks.raw_outputs import outputs_job
 from planish.runs.open_network import unlabelled_job
@@ -35,6 +34,7 @@ from planish.runs.record import run_folder
 from planish.runs.runner import Runner, subject_of
 from planish.runs.store import check_folder
 from planish.search.deployment import deploy
+from planish.search.extra_images import with_extra_images
 from planish.search.finish import finish
 from planish.search.post_training import check_trained_on_classes, without_training
 from planish.search.result import Result

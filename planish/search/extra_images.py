@@ -54,4 +54,5 @@ def with_extra_images(
         f"{len(extra):,} images of {data.name} without labels also teach, with the answers of the original"
         + (f"; {len(images) - len(extra):,} are left out as copies or near copies of labelled ones" if known.any() else "")
     )
-    return replace(task, splits={**task.splits, "train": JoinedSplit(task.splits["train"], extra, f"{data.name}/")})
+    joined = JoinedSplit(task.splits["train"], extra, f"{data.name}/")
+    return cast("Task", replace(task, splits={**task.splits, "train": joined}))

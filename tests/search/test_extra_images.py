@@ -17,8 +17,8 @@ from planish.data.joined import JoinedSplit
 from planish.errors import DataError, GoalError
 from planish.models.storage import load_artifact
 from planish.progress import collecting_notes
-from planish.runs.extra_images import with_extra_images
 from planish.runs.store import Store
+from planish.search.extra_images import with_extra_images
 from planish.settings import ModelSettings
 from planish.task import Task
 from planish.testing import write_shapes
