@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from planish.commands.options import Layout, Resize, source
-from planish.errors import BundleError, ModelError
+from planish.errors import BundleError
 from planish.settings import DeploymentTarget
+from planish.task import OUTPUTS
 from planish.units import ImageSize
 
 if TYPE_CHECKING:
@@ -42,12 +43,13 @@ def compress(
     resize: Resize | None = None,
     task: str | None = None,
     layout: Layout | None = None,
+    unlabelled: bool = False,
     skip_bad: bool = False,
     seed: int = 0,
 ) -> Compressed:
     """Apply a hand-written plan of techniques to a trained model, and report its metrics on test before and after.
 
-    Images keep the splits the model was trained with.
+    Images keep the splits the model was trained with. Without labels, the metric is the agreement with the model's own answers.
 
     Args:
         model: Folder of a saved model; or the name of a network together with --weights: FILE.py:factory, timm:NAME, torchvision:NAME;
@@ -60,8 +62,10 @@ def compress(
         std: Standard deviation the network expects, given like --mean, such as 0.229,0.224,0.225.
         image_size: Input size in pixels, or HEIGHTxWIDTH.
         resize: How images are brought to the input size.
-        task: classification, detection, instance, semantic, or the name of an installed task.
+        task: classification, detection, instance, semantic, or the name of an installed task; outputs takes any network and images without
+            labels, and compares its outputs as they are.
         layout: Layout of the dataset, if it could be read in more than one way.
+        unlabelled: Ignore labels: all images below the folder are images without labels. Not needed for a folder without class folders.
         skip_bad: Skip broken images instead of stopping.
         seed: Seed of the split, if the model does not store one.
 
@@ -74,10 +78,13 @@ def compress(
 
     Example:
         $ planish compress model/ photos/ --plan plan.yaml
+        $ planish compress model.onnx images/ --plan int8.yaml
         $ planish compress net.py:make photos/ --weights net.pth --mean 0.5 --std 0.25 --plan plan.yaml
     """
-    from planish.commands.models import channel_list, open_with_images
+    from planish.commands.models import channel_list, exported_model, open_with_images, open_without_labels
+    from planish.data import is_unlabelled
     from planish.evaluation.evaluate import evaluate as evaluate_split
+    from planish.evaluation.torch_predictor import TorchPredictor
     from planish.export.bundle.folder import write_bundle
     from planish.export.runtimes.registry import available
     from planish.models.storage import save_artifact
@@ -94,16 +101,20 @@ def compress(
     steps = plan if isinstance(plan, Plan) else Plan.load(Path(plan))
     teachers = [assignment_beside(Path(teacher)) for step in steps.steps if isinstance(step, Distill) for teacher in step.teachers]
     network = ModelSettings(str(model), weights, image_size, resize, channel_list(mean), channel_list(std), task)
-    opened, images = open_with_images(network, source(data, layout), seed=seed, skip_bad=skip_bad, teachers=teachers)
-    if opened.artifact is None:
-        raise ModelError(
-            f"{model} is an exported model", "a plan starts from a network in PyTorch", "name a saved model, or a network with --weights"
-        )
-    facts = steps.check(opened.artifact.facts)
-    images.require("train", "validation", "test")
-    split_task = task_for(opened.task, images.splits, images.class_names)
-    after = steps.apply(opened.artifact, split_task)
-    before_metrics = evaluate_split(opened.predictor(), split_task, "test", opened.input_spec, opened.preprocessing).metrics
+    read = source(data, "unlabelled" if unlabelled or task == OUTPUTS else layout)
+    if task == OUTPUTS or is_unlabelled(read, task):
+        job = open_without_labels(network, read, seed=seed, skip_bad=skip_bad)
+        artifact, images, split_task = job.artifact, job.data, job.task
+    else:
+        opened, images = open_with_images(network, read, seed=seed, skip_bad=skip_bad, teachers=teachers)
+        if opened.artifact is None:
+            raise exported_model(str(model))
+        images.require("train", "validation", "test")
+        artifact, split_task = opened.artifact, task_for(opened.task, images.splits, images.class_names)
+    facts = steps.check(artifact.facts)
+    after = steps.apply(artifact, split_task)
+    predictor = TorchPredictor.fastest(artifact.module, artifact.preprocessing)
+    before_metrics = evaluate_split(predictor, split_task, "test", artifact.input_spec, artifact.preprocessing).metrics
     folder.parent.mkdir(parents=True, exist_ok=True)
     if facts["format"] == "torch":
         save_artifact(after, folder, images.assignment)
@@ -112,4 +123,4 @@ def compress(
         write_bundle(after, split_task, folder, target=DeploymentTarget(runtime), measurements={}, assignment=images.assignment)
     reopened = open_model(folder)
     after_metrics = evaluate_split(reopened.predictor(threads=2), split_task, "test", reopened.input_spec, reopened.preprocessing).metrics
-    return Compressed(folder, before_metrics, after_metrics, opened.artifact.size_bytes, after.size_bytes)
+    return Compressed(folder, before_metrics, after_metrics, artifact.size_bytes, after.size_bytes)

@@ -7,13 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from planish.errors import GoalError
+from planish.errors import GoalError, ModelError
 
 if TYPE_CHECKING:
     from planish.data import ImageData
     from planish.runs.open_model import Opened
     from planish.settings import ModelSettings
     from planish.split_assignment import SplitAssignment
+    from planish.training.prepare import Job
 
 
 def channel_list(values: float | Sequence[float] | None) -> list[float] | None:
@@ -65,6 +66,56 @@ def open_with_images(
         task=opened.task, assignment=opened.assignment, class_names=opened.class_names,
     )  # fmt: skip
     return opened, images
+
+
+def open_without_labels(network: ModelSettings, data: str, *, seed: int, skip_bad: bool) -> Job:
+    """Open a model, and load images without labels; targets are the model's own answers.
+
+    Args:
+        network: see ``open_with_images``; with the task ``outputs``, a network of any kind.
+        data: a folder with images.
+        seed: of the split, if the model does not store one.
+        skip_bad: skip broken images instead of raising an error.
+
+    Raises:
+        PlanishError: the images or the model cannot be used, or its task has no answers.
+    """
+    from planish.data import Decoding, load_unlabelled
+    from planish.runs.converted_onnx import converted_job, is_external_onnx
+    from planish.runs.external_onnx import file_job
+    from planish.runs.networks.answers import answered_at_once
+    from planish.runs.networks.raw_outputs import outputs_job
+    from planish.runs.open_model import open_model
+    from planish.runs.open_network import unlabelled_job
+    from planish.task import OUTPUTS
+    from planish.tasks import Agreement, Classification, task_for
+    from planish.training.prepare import Job
+
+    if network.task == OUTPUTS:
+        return answered_at_once(outputs_job(data, network, skip_bad=skip_bad, seed=seed))
+    if is_external_onnx(network.name):
+        job = file_job(data, network, skip_bad=skip_bad, seed=seed, unlabelled=True)
+        return answered_at_once(converted_job(job, Path(network.name)))
+    if _is_network(network):
+        return answered_at_once(unlabelled_job(data, network, skip_bad=skip_bad, seed=seed))
+    _refuse_preprocessing(network)
+    opened = open_model(network.name)
+    if opened.artifact is None:
+        raise exported_model(network.name)
+    decoding = Decoding(opened.preprocessing.decode_side, opened.input_spec.channels)
+    images = load_unlabelled(data, decoding, seed=seed, skip_bad=skip_bad, assignment=opened.assignment)
+    images.require("train", "validation", "test")
+    images = replace(images, task=opened.task, class_names=opened.class_names)
+    is_classifier = opened.task == Classification.name
+    task = Agreement(images.splits, images.class_names) if is_classifier else task_for(opened.task, images.splits, images.class_names)
+    return answered_at_once(Job(task, opened.artifact, images, trained_on_classes=True, pretrained=True, notes=()))
+
+
+def exported_model(name: str) -> ModelError:
+    """Return the error for an exported model where a network is needed."""
+    return ModelError(
+        f"{name} is an exported model", "a plan starts from a network in PyTorch", "name a saved model, or a network with --weights"
+    )
 
 
 def _is_network(network: ModelSettings) -> bool:

@@ -13,7 +13,7 @@ from planish.data import load_unlabelled
 from planish.data.joined import JoinedSplit, copies_of
 from planish.errors import DataError
 from planish.progress import note
-from planish.runs.original import stored_outputs
+from planish.runs.networks.answers import stored_outputs
 from planish.runs.store import Store
 from planish.settings import ModelSettings
 from planish.split_assignment import ASSIGNED_SPLITS

@@ -26,9 +26,10 @@ from planish.progress import note
 from planish.runs.converted_onnx import converted_job
 from planish.runs.external_onnx import file_job, refuse_training
 from planish.runs.live import telling
+from planish.runs.networks.answers import answered
 from planish.runs.networks.raw_outputs import outputs_job
 from planish.runs.open_network import unlabelled_job
-from planish.runs.original import answered, stored_original
+from planish.runs.original import stored_original
 from planish.runs.precision import decided_precision
 from planish.runs.record import run_folder
 from planish.runs.runner import Runner, subject_of

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -11,16 +12,19 @@ import torch
 from PIL import Image
 from torch import nn
 
+from planish.commands import compress
 from planish.data.normalisation import Normalise
 from planish.errors import GoalError, ModelError
+from planish.export.bundle.verify import verify
 from planish.models import save_artifact
 from planish.progress import collecting_notes
 from planish.runs.converted_onnx import converted_job
 from planish.runs.external_onnx import file_job
+from planish.runs.networks.answers import answered
 from planish.runs.open_network import unlabelled_job
-from planish.runs.original import answered
 from planish.runs.store import Store
 from planish.settings import ModelSettings
+from planish.split_assignment import assignment_beside
 from planish.testing import write_shapes
 from planish.training.prepare import Job, prepare_job
 
@@ -172,3 +176,53 @@ def test_a_saved_model_brings_its_classes_its_input_and_its_splits(photos: Path,
     assert job.artifact.input_spec == trained.artifact.input_spec
     for name, split in trained.data.splits.items():
         assert {file.read_bytes() for file in job.data.splits[name].paths} == {file.read_bytes() for file in split.paths}
+
+
+def agreeing(file: Path, other: Path, photos: list[Path]) -> float:
+    """Share of the photos, in percent, on which both files in ONNX Runtime have the same answer; the second takes pixels."""
+    pixels = np.stack([np.asarray(Image.open(photo)) for photo in photos])
+    float_inputs = Normalise(*IMAGENET)(torch.from_numpy(pixels)).numpy()
+    answers = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"]).run(None, {"x": float_inputs})[0].argmax(1)
+    session = onnxruntime.InferenceSession(str(other), providers=["CPUExecutionProvider"])
+    return 100 * float((session.run(None, {session.get_inputs()[0].name: pixels})[0].argmax(1) == answers).mean())
+
+
+def test_a_file_is_compressed_without_labels(photos: Path, tmp_path: Path) -> None:
+    file = exported(network(12, photos), tmp_path / "net.onnx")
+    (tmp_path / "plan.yaml").write_text("- {name: to_onnx}\n- {name: int8}\n")
+    found = compress(file, photos, plan=tmp_path / "plan.yaml", out=tmp_path / "small")
+    assert list(found.before) == list(found.after) == ["agreement"]
+    assert found.before["agreement"].value == 100
+    assert verify(tmp_path / "small").ok
+    (small,) = (tmp_path / "small").glob("*.onnx")
+    assignment = assignment_beside(tmp_path / "small")
+    assert assignment is not None
+    files = sorted(photos.iterdir())
+    hashes = np.stack([np.frombuffer(hashlib.sha256(each.read_bytes()).digest(), np.uint8) for each in files])
+    test = [each for each, split in zip(files, assignment.find(hashes), strict=True) if split == "test"]
+    assert len(test) == found.after["agreement"].n
+    assert found.after["agreement"].value == pytest.approx(agreeing(file, small, test))
+
+
+def test_a_saved_model_is_pruned_without_labels(photos: Path, tmp_path: Path) -> None:
+    job = prepare_job(write_shapes(tmp_path / "shapes", per_class=20, size=SIDE, channels=3), ModelSettings("resnet8"))
+    save_artifact(job.artifact, tmp_path / "model", job.data.assignment)
+    (tmp_path / "plan.yaml").write_text("- {name: channel_pruning, pruning_ratio: 0.3}\n- {name: distill, epochs: 1}\n")
+    found = compress(tmp_path / "model", photos, plan=tmp_path / "plan.yaml", out=tmp_path / "small")
+    assert found.before["agreement"].value == 100
+    assert found.size_bytes_after < 0.8 * found.size_bytes_before
+    labelled = compress(
+        tmp_path / "model", tmp_path / "shapes", plan=tmp_path / "plan.yaml", unlabelled=True, out=tmp_path / "other"
+    )  # fmt: skip
+    assert list(labelled.after) == ["agreement"]
+    with pytest.raises(GoalError, match="--mean for"):
+        compress(tmp_path / "model", photos, plan=tmp_path / "plan.yaml", mean=0.5, out=tmp_path / "third")
+
+
+def test_any_network_is_compressed_by_its_outputs(photos: Path, tmp_path: Path) -> None:
+    file = exported(nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 2, 1)), tmp_path / "net.onnx")
+    (tmp_path / "plan.yaml").write_text("- {name: to_onnx}\n- {name: int8}\n")
+    found = compress(file, photos, task="outputs", mean=0.5, std=0.25, plan=tmp_path / "plan.yaml", out=tmp_path / "small")
+    assert found.before["explained_variance"].value == pytest.approx(100, abs=1e-3)
+    assert 90 < found.after["explained_variance"].value <= 100
+    assert verify(tmp_path / "small").ok

@@ -20,8 +20,8 @@ from planish.export.runtimes.registry import load
 from planish.files.trust import trust
 from planish.models.storage import load_artifact, save_artifact
 from planish.plan import Plan
+from planish.runs.networks.answers import answered
 from planish.runs.networks.raw_outputs import outputs_job
-from planish.runs.original import answered
 from planish.runs.store import Store
 from planish.settings import ModelSettings
 from planish.testing import write_shapes
