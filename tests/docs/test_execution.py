@@ -24,6 +24,7 @@ ELSEWHERE = (
     "planish serve photos=runs/photos photos@2", "planish retrain", "planish report",
     "planish train discs.csv", "planish optimize discs.csv", "planish device-setup",
     "planish optimize photos/ --max-latency 30ms --device", "planish verify runs/board",
+    "planish optimize images/ --model torchvision:mobilenet_v3_large", "planish optimize images/ --model network.onnx --task outputs",
 )  # fmt: skip
 ON_OTHER_MACHINES = (  # a Raspberry Pi, a Jetson, a phone, a server without internet
     "cp", "scp", "export", "python3 -m venv", "litert/bin/pip", "planish doctor --device", "planish optimize photos/ --device",
@@ -36,7 +37,7 @@ SHORTER = {
     "--weights": None, "--mean": "0.31", "--std": "0.21", "--risk": None,
     "--track": None,
 }  # fmt: skip
-TRAINS = ("optimize", "train", "label-issues", "learning-curve", "few-shot", "crossval", "experiment", "ensembles", "compare", "retrain")
+TRAINS = ("optimize", "train", "compress", "label-issues", "learning-curve", "few-shot", "crossval", "experiment", "ensembles", "compare", "retrain")
 PAGES = {name: page for name, page in NAMES.items() if page.is_relative_to(DOCS) and blocks(page, "sh", "python")}
 _OWN = ("net.py:make", "classifier.onnx", "resnet8")
 

@@ -32,6 +32,9 @@ def write_workspace(folder: Path) -> Path:
     (folder / "images").mkdir()
     for file in photos.rglob("*.png"):
         shutil.copy(file, folder / "images" / f"{file.parent.name}-{file.name}")
+    shutil.make_archive(str(folder / "photos"), "zip", photos)
+    write_shapes(folder / "unsorted", per_class=10, seed=5)
+    (folder / "int8.yaml").write_text("- {name: to_onnx}\n- {name: int8}\n")
     for name, shape in (("good", "disc"), ("defective", "cross")):
         shutil.copytree(photos / shape, folder / "parts" / name)
     shutil.copy(photos / "disc" / "0000.png", folder / "photo.jpg")  # files are recognised by their content
