@@ -28,6 +28,7 @@ def evaluate(
     metric: str | None = None,
     layout: Layout | None = None,
     split: Split | None = None,
+    reference: str | Path | None = None,
     runtime: str = "auto",
     calibrate: bool = False,
     corruptions: bool = False,
@@ -55,6 +56,8 @@ def evaluate(
         metric: Metric to report first, and on corrupted images; see `planish optimize --help`. By default the task's own.
         layout: Layout of the dataset, if it could be read in more than one way.
         split: Split to evaluate; test by default, or all images if the model was made with none of them.
+        reference: Saved model, bundle or .onnx file whose answers take the place of labels: the agreement with it is measured, and labels
+            are not needed.
         runtime: Runtime to use; auto uses the bundle's own.
         calibrate: Also fit a temperature on validation, and report log loss and calibration error with it.
         corruptions: Also evaluate up to 1000 images with noise, blur, fog and other corruptions, 55 versions of each.
@@ -77,7 +80,9 @@ def evaluate(
         $ planish evaluate runs/demo/bundle photos/ --out evaluation/
         $ planish evaluate net.py:make photos/ --weights net.pth --mean 0.5 --std 0.25
         $ planish evaluate trees/ aerial/ --tile 512
+        $ planish evaluate small.onnx images/ --reference large.onnx
     """
+    from planish.commands.agreement import agreement
     from planish.commands.models import channel_list, open_with_images
     from planish.data import require_classes
     from planish.measurement import Measurements
@@ -87,6 +92,12 @@ def evaluate(
     from planish.settings import ModelSettings
     from planish.tasks import require_defined, task_for
 
+    network = ModelSettings(str(model), weights, image_size, resize, channel_list(mean), channel_list(std), task)
+    if reference is not None:
+        asked = {"metric": metric, "layout": layout, "split": split, "calibrate": calibrate, "corruptions": corruptions, "tile": tile}
+        _check_reference(**asked, out=out)
+        found = agreement(network, str(reference), source(data, "unlabelled"), runtime=runtime, seed=seed, skip_bad=skip_bad)
+        return Measurements(found)
     read = source(data, layout)
     _check(out, precision, tile, corruptions)
     if calibrate:
@@ -94,7 +105,6 @@ def evaluate(
     if calibrate and split == "validation":
         raise DataError("a temperature for validation", "it is fitted there and evaluated on other images", "evaluate test")
     with collecting_notes() as notes:
-        network = ModelSettings(str(model), weights, image_size, resize, channel_list(mean), channel_list(std), task)
         opened, images = open_with_images(network, read, seed=seed, skip_bad=skip_bad, runtime=runtime)
         spec, preprocessing = opened.input_spec, opened.preprocessing
         if split is None and opened.assignment is not None and not images.known and "test" not in images.given:
@@ -122,6 +132,13 @@ def evaluate(
         )  # fmt: skip
         write_evaluation(Path(out))
     return Measurements(evaluated.metrics)
+
+
+def _check_reference(**asked: object) -> None:
+    if given := [f"--{name}" for name, value in asked.items() if value]:
+        raise GoalError(
+            f"{', '.join(given)} with --reference", "agreement is measured on images without labels, and printed", "omit it or --reference"
+        )
 
 
 def _check(out: str | Path | None, precision: float | None, tile: int | None, corruptions: bool) -> None:

@@ -53,10 +53,10 @@ def open_with_images(
     from planish.runs.open_network import open_network
     from planish.split_assignment import assignment_beside, combined
 
-    if _is_network(network):
+    if is_network(network):
         beside = assignment_beside(Path(network.weights)) if network.weights else None
         return open_network(network, data, seed=seed, skip_bad=skip_bad, assignment=combined([beside, *teachers]))
-    _refuse_preprocessing(network)
+    refuse_preprocessing(network)
     opened = open_model(network.name, runtime)
     opened = replace(opened, assignment=combined([opened.assignment, *teachers]))
     if opened.assignment is None:
@@ -96,9 +96,9 @@ def open_without_labels(network: ModelSettings, data: str, *, seed: int, skip_ba
     if is_external_onnx(network.name):
         job = file_job(data, network, skip_bad=skip_bad, seed=seed, unlabelled=True)
         return answered_at_once(converted_job(job, Path(network.name)))
-    if _is_network(network):
+    if is_network(network):
         return answered_at_once(unlabelled_job(data, network, skip_bad=skip_bad, seed=seed))
-    _refuse_preprocessing(network)
+    refuse_preprocessing(network)
     opened = open_model(network.name)
     if opened.artifact is None:
         raise exported_model(network.name)
@@ -118,7 +118,8 @@ def exported_model(name: str) -> ModelError:
     )
 
 
-def _is_network(network: ModelSettings) -> bool:
+def is_network(network: ModelSettings) -> bool:
+    """Whether the name is that of a network, or an ONNX file from elsewhere, rather than the path of a model that Planish wrote."""
     from planish.runs.converted_onnx import is_external_onnx
 
     if is_external_onnx(network.name):
@@ -128,7 +129,12 @@ def _is_network(network: ModelSettings) -> bool:
     return network.weights is not None or ":" in network.name
 
 
-def _refuse_preprocessing(network: ModelSettings) -> None:
+def refuse_preprocessing(network: ModelSettings) -> None:
+    """Refuse weights and preprocessing for a model that stores its own.
+
+    Raises:
+        GoalError: some are given.
+    """
     names = ("weights", "mean", "std", "image_size", "resize", "task")
     if given := [f"--{name.replace('_', '-')}" for name in names if getattr(network, name) is not None]:
         raise GoalError(

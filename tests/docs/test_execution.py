@@ -179,6 +179,6 @@ def run_command(words: list[str], folder: Path, serve: Services) -> None:
         if words[1] in TRAINS and "--out" in words:
             shutil.rmtree(folder / words[words.index("--out") + 1], ignore_errors=True)
         codes = (0, 1, 2) if words[1] == "monitor" else (0, 1) if words[1] == "optimize" else (0,)
-        execute(shorter(words) if words[1] in TRAINS else words, folder, codes)
+        execute(shorter(words) if words[1] in TRAINS or "--mean" in words else words, folder, codes)
     else:
         execute(words, folder)
