@@ -12,6 +12,7 @@ import torch
 
 from planish.data.augmentation.operations import Operations
 from planish.data.augmentation.policy import Augmentation, augment
+from planish.data.cache.images import ImagesOnDemand
 from planish.decisions import decide
 from planish.devices.machine import cpu_model
 from planish.evaluation.statistics.intervals import bootstrap_mean
@@ -128,7 +129,8 @@ def notes_on_input_speed(making: float, whole: float, images: Pixels, spec: Inpu
         if not input_finding(making, whole):
             return ""
         costliest = costliest_operation(images[: settings.batch_size], spec, settings.augmentation, settings.flip)
-        return input_finding(making, whole, costliest)
+        decoding = "; images do not fit in the cache and are decoded for each batch" * isinstance(images, ImagesOnDemand)
+        return input_finding(making, whole, costliest) + decoding
 
     found = str(decide(f"input speed: {settings.augmentation}"[:200], finding))
     if found:
