@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from planish.errors import DataError, GoalError
@@ -23,7 +25,7 @@ def cache_limit(root: Path) -> float:
     """
     text = os.environ.get(CACHE_SIZE, "").strip()
     if not text:
-        return _SHARE * (shutil.disk_usage(root).free + sum(_bytes_of(entry) for entry in _entries(root)))
+        return _SHARE * (shutil.disk_usage(root).free + sum(entry.size_bytes for entry in _entries(root)))
     try:
         return 0.0 if text == "0" else float(size_bytes(text))
     except GoalError as error:
@@ -41,20 +43,19 @@ def make_room(root: Path, needed_bytes: float, keep: str = "") -> bool:
     Returns:
         Whether there is room. If not, nothing is deleted.
     """
-    entries = sorted(_entries(root), key=lambda entry: entry.stat().st_mtime)
-    sizes = {entry: _bytes_of(entry) for entry in entries}
-    excess = sum(sizes.values()) + needed_bytes - cache_limit(root)
+    entries = sorted(_entries(root), key=lambda entry: entry.used_at)
+    excess = sum(entry.size_bytes for entry in entries) + needed_bytes - cache_limit(root)
     chosen = []
     for entry in entries:
         if excess <= 0:
             break
-        if entry.name != keep:
-            chosen.append(entry)
-            excess -= sizes[entry]
+        if entry.folder.name != keep:
+            chosen.append(entry.folder)
+            excess -= entry.size_bytes
     if excess > 0:
         return False
-    for entry in chosen:  # processes that use one of them keep its open files
-        shutil.rmtree(entry, ignore_errors=True)
+    for folder in chosen:  # processes that use one of them keep its open files
+        shutil.rmtree(folder, ignore_errors=True)
     return True
 
 
@@ -63,9 +64,16 @@ def used(entry: Path) -> None:
     os.utime(entry)
 
 
-def _entries(root: Path) -> list[Path]:
-    return [entry for family in _FAMILIES for entry in (root / family).glob("*") if not entry.name.startswith("partial-")]
+@dataclass(frozen=True)
+class _Entry:
+    folder: Path
+    used_at: float
+    size_bytes: int
 
 
-def _bytes_of(entry: Path) -> int:
-    return sum(file.stat().st_size for file in entry.glob("*"))
+def _entries(root: Path) -> list[_Entry]:
+    found = []
+    for folder in (each for family in _FAMILIES for each in (root / family).glob("*") if not each.name.startswith("partial-")):
+        with suppress(OSError):  # another process is deleting it
+            found.append(_Entry(folder, folder.stat().st_mtime, sum(file.stat().st_size for file in folder.iterdir())))
+    return found
