@@ -242,6 +242,48 @@ def test_parquet_without_the_metadata_of_the_hub(tmp_path: Path, load: Load) -> 
     assert data.report.images == 30
 
 
+@pytest.mark.parametrize("form", ["mapping", "list"])
+def test_boxes_in_parquet(tmp_path: Path, load: Load, form: str) -> None:
+    category: dict[str, object] = {"names": ["cell", "platelet"], "_type": "ClassLabel"}
+    features = {
+        "image": {"_type": "Image"},
+        "objects": {"feature": {"bbox": {"_type": "Sequence"}, "category": category}, "_type": "Sequence"},
+    }
+    expected = {}
+    for split, count in (("train", 8), ("validation", 3), ("test", 3)):
+        rows = []
+        for number in range(count):
+            boxes = [[float(x), 2.0, 6.0, 5.0] for x in range(number % 3)]
+            kinds = [place % 2 for place in range(len(boxes))]
+            rows.append({"bbox": boxes, "category": kinds})
+            expected[png(100 * count + number)] = (
+                split,
+                [(["cell", "platelet"][kind], box) for kind, box in zip(kinds, boxes, strict=True)],
+            )
+        objects = rows if form == "mapping" else [
+            [{"bbox": box, "category": kind} for box, kind in zip(row["bbox"], row["category"], strict=True)] for row in rows
+        ]  # fmt: skip
+        images = [{"bytes": png(100 * count + number), "path": None} for number in range(count)]
+        table = pa.table({"image": images, "objects": objects})
+        table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+        (tmp_path / "cells").mkdir(exist_ok=True)
+        pq.write_table(table, tmp_path / "cells" / f"{split}-00000-of-00001.parquet")
+    data = load(tmp_path / "cells")
+    assert (data.task, data.class_names) == ("detection", ("cell", "platelet"))
+    found = {}
+    for name in ("train", "validation", "test"):
+        split = data.splits[name]  # type: ignore[index]
+        for i in range(len(split)):
+            one = split.targets[i]
+            boxes = one.boxes * np.array([24, 20, 24, 20])
+            sides = [[x0, y0, x1 - x0, y1 - y0] for x0, y0, x1, y1 in boxes.tolist()]
+            found[split.file_bytes(i)] = (
+                name,
+                [(data.class_names[c], [round(v, 4) for v in s]) for c, s in zip(one.labels, sides, strict=True)],
+            )
+    assert found == expected
+
+
 def test_which_column_is_the_label(tmp_path: Path, load: Load) -> None:
     table = hub_table([0, 1, 2] * 10, coarse=[0, 1] * 15).rename_columns(["img", "fine", "coarse"])
     features = {"img": {"_type": "Image"}} | {
@@ -263,7 +305,8 @@ def test_which_column_is_the_label(tmp_path: Path, load: Load) -> None:
     [
         ({"label": [0]}, "no column with images"),
         ({"image": [{"bytes": None, "path": "x.png"}], "label": [0]}, "row 0 has no image"),
-        ({"image": [b"x"], "objects": [[1]]}, "boxes"),
+        ({"image": [png(1)], "objects": [[{"bbox": [1.0, 2.0, 3.0], "category": 0}]]}, "an object has a class and a bbox"),
+        ({"image": [png(1)], "objects": [{"box": [1]}]}, "they have bbox"),
         ({"image": [b"x"], "label": [[1, 2]]}, "label of the type list"),
     ],
 )

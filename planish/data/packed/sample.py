@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from planish.data.sources.listing import SPLIT_WORDS
 from planish.split_assignment import AssignedSplit
 
 _KINDS = {b"\xff\xd8\xff": ".jpg", b"\x89PNG": ".png", b"GIF8": ".gif", b"BM": ".bmp", b"II*\0": ".tif", b"MM\0*": ".tif"}
+
+Objects = Sequence[tuple[str, Sequence[float]]]
 
 
 @dataclass(frozen=True)
@@ -21,12 +24,14 @@ class PackedImage:
         content: the undecoded image file.
         label: class name; None without a label.
         split: split that the shard or file belongs to.
+        objects: class name and box of each object, x, y, width and height in pixels; None if the image has a class.
     """
 
     name: str
     content: bytes
     label: str | None
     split: AssignedSplit | None
+    objects: Objects | None = None
 
 
 def split_of(file: Path) -> AssignedSplit | None:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import csv
 import json
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from planish.data.cache.files import full_disk_reported, key_of, whole
 from planish.data.packed.archives import is_archive, tar_damage_reported, unpack_archive
 from planish.data.packed.parquet import parquet_images
-from planish.data.packed.sample import PackedImage
+from planish.data.packed.sample import Objects, PackedImage
 from planish.data.packed.shards import is_shard, shard_images
+from planish.data.preprocessing import LARGEST_PIXELS, image_damage_reported, open_header
 from planish.data.sources.inventory import Inventory, LeftOut
 from planish.data.sources.listing import EXTENSIONS, SPLIT_WORDS
 from planish.errors import DataError
@@ -120,23 +122,31 @@ def _images_of(files: Sequence[Path], column: str) -> Unpack:
 
 
 def _write(images: Iterable[PackedImage], folder: Path) -> list[LeftOut]:
-    """Write images and a manifest with their labels; returns what was left out."""
-    (folder / _FILES).mkdir()
+    """Write images with a manifest of their labels, or with COCO files of their boxes; returns what was left out."""
+    place = folder / _FILES
+    place.mkdir()
     rows: list[tuple[str, str, str]] = []
-    unlabelled: list[str] = []
+    unlabelled: list[Path] = []
+    boxes: dict[Path, Objects] = {}
     for image in images:
-        file = folder / _FILES / image.name
+        split = image.split or ""
+        file = place / (split if image.objects is not None else "") / image.name
         if file.exists():
             raise DataError(f"there are two images of the name {image.name!r}", "each image of a file has a name of its own")
-        if image.label is None:
-            unlabelled.append(image.name)
-        else:
-            rows.append((f"{_FILES}/{image.name}", image.label, image.split or ""))
+        file.parent.mkdir(exist_ok=True)
         file.write_bytes(image.content)
+        if image.objects is not None:
+            boxes[file] = image.objects
+        elif image.label is None:
+            unlabelled.append(file)
+        else:
+            rows.append((f"{_FILES}/{image.name}", image.label, split))
+    for parent in {file.parent for file in boxes}:
+        (parent / "_annotations.coco.json").write_text(json.dumps(_coco(parent, boxes)))
     if not rows:
         return []
-    for name in unlabelled:
-        (folder / _FILES / name).unlink()
+    for file in unlabelled:
+        file.unlink()
     with (folder / _LABELS).open("w", newline="", encoding="utf-8") as table:
         writer = csv.writer(table)
         has_split = any(split for *_, split in rows)
@@ -144,7 +154,32 @@ def _write(images: Iterable[PackedImage], folder: Path) -> list[LeftOut]:
         writer.writerows(row if has_split else row[:2] for row in rows)
     if not unlabelled:
         return []
-    return [LeftOut(what="images", reason="no label", count=len(unlabelled), examples=unlabelled[:3])]
+    return [LeftOut(what="images", reason="no label", count=len(unlabelled), examples=[file.name for file in unlabelled[:3]])]
+
+
+def _coco(folder: Path, boxes: Mapping[Path, Objects]) -> dict[str, Any]:
+    """The objects of the images of a folder in COCO's format; ``boxes`` has those of all folders, which share their categories."""
+    names = sorted({name for objects in boxes.values() for name, _ in objects})
+    ids = {name: number for number, name in enumerate(names, start=1)}
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for file, objects in boxes.items():
+        if file.parent != folder:
+            continue
+        with image_damage_reported(), file.open("rb") as stream, open_header(stream, LARGEST_PIXELS) as image:
+            images.append({"id": len(images), "file_name": file.name, "width": image.width, "height": image.height})
+        for name, box in objects:
+            annotations.append(
+                {
+                    "id": len(annotations),
+                    "image_id": images[-1]["id"],
+                    "category_id": ids[name],
+                    "bbox": box,
+                    "area": box[2] * box[3],
+                    "iscrowd": 0,
+                }
+            )
+    return {"images": images, "annotations": annotations, "categories": [{"id": ids[name], "name": name} for name in names]}
 
 
 def _innermost(folder: Path) -> Path:
