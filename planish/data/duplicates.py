@@ -116,7 +116,8 @@ def _nearest(points: npt.NDArray[np.float32], order: npt.NDArray[np.int64]) -> n
     tree = cKDTree(points)
     nearest = tree.query(tree.data, k=_NEAREST, distance_upper_bound=THRESHOLD)[1]
     pairs = np.stack([np.repeat(np.arange(tree.n), _NEAREST), nearest.ravel()], axis=1)
-    return order[pairs[(pairs[:, 1] < tree.n) & (pairs[:, 0] != pairs[:, 1])]]  # index tree.n: no such neighbour
+    kept: npt.NDArray[np.int64] = order[pairs[(pairs[:, 1] < tree.n) & (pairs[:, 0] != pairs[:, 1])]]  # index tree.n: no such neighbour
+    return kept
 
 
 def _squared(small: npt.NDArray[np.uint8], colour: npt.NDArray[np.float32], pairs: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:

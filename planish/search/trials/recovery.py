@@ -24,6 +24,7 @@ _ORIGINAL = Plan()
 _LEAST_BATCHES = 200  # of a training that is not the last, or an epoch if that is shorter
 _LEAST_SECONDS = 1.0
 _DURATIONS = (0.12, 0.25, 0.4, 0.6, 1.0)  # of a training, as shares of the time left
+_FIRST_SHARE = 0.25  # maximum share of the time left for the first training of a trial: what it loses then says more than a prediction
 _MUCH_OF = 0.8  # if a training gets this share of the time left, it gets all of it
 _MORE_LEVELS = 3  # maximum number of levels that are screened between trainings
 _LEVEL_SHARE = 0.15  # maximum share of the time left for screening one
@@ -111,6 +112,8 @@ def _next(forecast: Forecast, alive: Sequence[Trial], reserved: float, may_scree
     trial, seconds = alive[choice.trial], durations[choice.duration]
     if choice.improvement < _LITTLE:  # probably nothing better is found: make the best one better
         trial, seconds = of_trial or max(alive, key=lambda t: _hope(forecast, t, left)), left
+    if not trial.history and _FIRST_SHARE * left > shortest * prospects[alive.index(trial)].step_seconds:
+        seconds = min(seconds, _FIRST_SHARE * left)
     is_last = seconds > _MUCH_OF * left
     seconds = left if is_last else seconds
     drop = forecast.drop_after(trial, seconds) * search.goal.point
