@@ -38,7 +38,8 @@ def recover(search: Search, screening: Screening, reserved: float) -> tuple[Tria
 
     Before each training, the drop of every trial after more training is predicted, with its uncertainty; the trial with the largest
     expected improvement is trained, for a part of the time or all of it (``expected_improvement.best_choice``). What probably meets the
-    limit is thus trained first, as long as it needs, and bolder trials in the time that is left. Levels that were not screened are screened
+    limit is thus trained first, as long as it needs, and bolder trials in the time that is left. The first training of a trial
+    gets at most a quarter of the time left, since predictions may be far off. Levels that were not screened are screened
     if they promise clearly more. A share of the last training is for quantization-aware training, if INT8 costs accuracy.
 
     Args:
