@@ -242,7 +242,7 @@ def test_manifests_that_are_none(tmp_path, load) -> None:
         ("c.jsonl", b"{oops", "line 1 is not JSON"),
         ("d.jsonl", b"[1]", "not a JSON object"),
         ("e.jsonl", b'{"path": "a.png", "labels": ["cat", "dog"]}', "for the label"),
-        ("e.zip", b"PK", "ending in '.zip'"),
+        ("e.rar", b"Rar!", "ending in '.rar'"),
     ):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(DataError, match=message):

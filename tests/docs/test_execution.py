@@ -37,7 +37,19 @@ SHORTER = {
     "--weights": None, "--mean": "0.31", "--std": "0.21", "--risk": None,
     "--track": None,
 }  # fmt: skip
-TRAINS = ("optimize", "train", "compress", "label-issues", "learning-curve", "few-shot", "crossval", "experiment", "ensembles", "compare", "retrain")
+TRAINS = (
+    "optimize",
+    "train",
+    "compress",
+    "label-issues",
+    "learning-curve",
+    "few-shot",
+    "crossval",
+    "experiment",
+    "ensembles",
+    "compare",
+    "retrain",
+)
 PAGES = {name: page for name, page in NAMES.items() if page.is_relative_to(DOCS) and blocks(page, "sh", "python")}
 _OWN = ("net.py:make", "classifier.onnx", "resnet8")
 
