@@ -38,6 +38,8 @@ SHORTER = {
     "--track": None,
 }  # fmt: skip
 TRAINS = (
+    "optimize", "train", "compress", "label-issues", "learning-curve", "few-shot", "crossval", "experiment", "ensembles", "compare", "retrain",
+)  # fmt: skip
     "optimize",
     "train",
     "compress",
