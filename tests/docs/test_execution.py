@@ -38,8 +38,6 @@ SHORTER = {
     "--track": None,
 }  # fmt: skip
 TRAINS = (
-    "optimize", "train", "compress", "label-issues", "learning-curve", "few-shot", "crossval", "experiment", "ensembles", "compare", "retrain",
-)  # fmt: skip
     "optimize",
     "train",
     "compress",
