@@ -24,7 +24,7 @@ def is_archive(file: Path) -> bool:
     return file.name.lower().endswith(ARCHIVES)
 
 
-def unpack_archive(file: Path, folder: Path, stage: Stage) -> list[LeftOut]:
+def write_entries(file: Path, folder: Path, stage: Stage) -> list[LeftOut]:
     """Unpack an archive.
 
     Args:

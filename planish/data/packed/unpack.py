@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from planish.data.cache.files import full_disk_reported, key_of, whole
-from planish.data.packed.archives import is_archive, tar_damage_reported, unpack_archive
+from planish.data.packed.archives import is_archive, tar_damage_reported, write_entries
 from planish.data.packed.parquet import parquet_images
 from planish.data.packed.sample import Objects, PackedImage
 from planish.data.packed.shards import is_shard, shard_images
@@ -87,7 +87,7 @@ def _packed(path: Path) -> _Packed | None:
             return None
         if is_shard(path):
             return _Packed([path], _images_of([path], ""))
-        return _Packed([path], lambda folder, stage: unpack_archive(path, folder / _FILES, stage))
+        return _Packed([path], lambda folder, stage: write_entries(path, folder / _FILES, stage))
     files = _inside(path) if path.is_dir() else []
     return _Packed(files, _images_of(files, column)) if files else None
 
