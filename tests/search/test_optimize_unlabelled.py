@@ -96,12 +96,10 @@ def test_untrained_networks_have_no_answers(photos: Path, tmp_path: Path) -> Non
     assert "--weights" in said.output
 
 
-@pytest.mark.parametrize("command", ["train", "evaluate", "compress", "compare", "experiment", "crossval", "few-shot", "data"])
+@pytest.mark.parametrize("command", ["train", "evaluate", "compare", "experiment", "crossval", "few-shot", "data"])
 def test_commands_that_need_labels_say_so(photos: Path, file: Path, tmp_path: Path, command: str) -> None:
-    (tmp_path / "plan.yaml").write_text("- {name: channel_pruning, pruning_ratio: 0.5}\n")
     words = {
         "evaluate": [str(file), str(photos)],
-        "compress": [str(file), str(photos), "--plan", str(tmp_path / "plan.yaml"), "--out", str(tmp_path / "out")],
         "compare": [str(photos), "--model", str(file), "--out", str(tmp_path / "out")],
         "experiment": [str(photos), "--model", str(file), "--vary", "label_smoothing=0,0.1", "--out", str(tmp_path / "out")],
     }.get(command, [str(photos)])
