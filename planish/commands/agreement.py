@@ -36,17 +36,16 @@ def agreement(
         ModelError: the models have different tasks or numbers of classes.
         PlanishError: the images or a model cannot be used.
     """
-    from planish.commands.models import is_network, refuse_preprocessing
+    from planish.commands.models import is_network, refuse_preprocessing, unlabelled_task
     from planish.data import Decoding, load_unlabelled
     from planish.evaluation.evaluate import evaluate
     from planish.progress import note
     from planish.split_assignment import combined
-    from planish.tasks import Agreement, Classification, task_for
 
     other = replace(network, model=reference, weights=None)
     if not is_network(network) and not is_network(other):
         refuse_preprocessing(network)
-    judge, model = _opened(other, data, runtime), _opened(network, data, runtime)
+    judge, model = (_opened(each, data, runtime, seed, skip_bad) for each in (other, network))
     if (model.task, len(model.class_names)) != (judge.task, len(judge.class_names)):
         raise ModelError(
             f"{model.path} is for {model.task} with {len(model.class_names)} classes, {judge.path} for {judge.task} with "
@@ -59,8 +58,7 @@ def agreement(
     )  # fmt: skip
     images = replace(images if images.known else images.all_in_test(), task=judge.task, class_names=judge.class_names)
     images.require("test")
-    is_classifier = judge.task == Classification.name
-    task: Any = (Agreement if is_classifier else lambda *given: task_for(judge.task, *given))(images.splits, judge.class_names)
+    task: Any = unlabelled_task(images)
     outputs = [
         evaluate(opened.predictor(threads=2), task, "test", opened.input_spec, opened.preprocessing).outputs for opened in (judge, model)
     ]
@@ -69,7 +67,7 @@ def agreement(
     return found
 
 
-def _opened(network: ModelSettings, data: str, runtime: str) -> Opened:
+def _opened(network: ModelSettings, data: str, runtime: str, seed: int, skip_bad: bool) -> Opened:
     from planish.commands.models import is_network
     from planish.runs.converted_onnx import is_external_onnx
     from planish.runs.external_onnx import file_job
@@ -78,11 +76,11 @@ def _opened(network: ModelSettings, data: str, runtime: str) -> Opened:
 
     path = Path(network.name)
     if is_external_onnx(network.name):
-        artifact = file_job(data, network, unlabelled=True).artifact
+        artifact = file_job(data, network, skip_bad=skip_bad, seed=seed, unlabelled=True).artifact
         name = "onnxruntime" if runtime == "auto" else runtime
         return Opened(path, "onnx", name, artifact.files, artifact.input_spec, artifact.preprocessing, artifact.class_names)
     if is_network(network):
-        job = unlabelled_job(data, network)
+        job = unlabelled_job(data, network, skip_bad=skip_bad, seed=seed)
         artifact = job.artifact
         return Opened(
             path, "torch", "torch", (), artifact.input_spec, artifact.preprocessing, artifact.class_names, job.data.task, artifact,

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from planish.runs.open_model import Opened
     from planish.settings import ModelSettings
     from planish.split_assignment import SplitAssignment
+    from planish.task import Task
     from planish.training.prepare import Job
 
 
@@ -88,7 +89,6 @@ def open_without_labels(network: ModelSettings, data: str, *, seed: int, skip_ba
     from planish.runs.open_model import open_model
     from planish.runs.open_network import unlabelled_job
     from planish.task import OUTPUTS
-    from planish.tasks import Agreement, Classification, task_for
     from planish.training.prepare import Job
 
     if network.task == OUTPUTS:
@@ -106,9 +106,16 @@ def open_without_labels(network: ModelSettings, data: str, *, seed: int, skip_ba
     images = load_unlabelled(data, decoding, seed=seed, skip_bad=skip_bad, assignment=opened.assignment)
     images.require("train", "validation", "test")
     images = replace(images, task=opened.task, class_names=opened.class_names)
-    is_classifier = opened.task == Classification.name
-    task = Agreement(images.splits, images.class_names) if is_classifier else task_for(opened.task, images.splits, images.class_names)
-    return answered_at_once(Job(task, opened.artifact, images, trained_on_classes=True, pretrained=True, notes=()))
+    return answered_at_once(Job(unlabelled_task(images), opened.artifact, images, trained_on_classes=True, pretrained=True, notes=()))
+
+
+def unlabelled_task(images: ImageData) -> Task:
+    """Return the task of images whose labels are a model's answers; agreement for a classifier."""
+    from planish.tasks import Agreement, Classification, task_for
+
+    if images.task == Classification.name:
+        return Agreement(images.splits, images.class_names)
+    return task_for(images.task, images.splits, images.class_names)
 
 
 def exported_model(name: str) -> ModelError:

@@ -15,13 +15,13 @@ from planish.data.sources.inventory import LeftOut
 from planish.errors import DataError
 from planish.progress import Stage
 
-ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
+_ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 _ENCRYPTED = 1  # bit of a ZIP entry's flags
 
 
 def is_archive(file: Path) -> bool:
     """Whether the name of a file is that of an archive that can be unpacked."""
-    return file.name.lower().endswith(ARCHIVES)
+    return file.name.lower().endswith(_ARCHIVES)
 
 
 def write_entries(file: Path, folder: Path, stage: Stage) -> list[LeftOut]:
