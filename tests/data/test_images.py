@@ -57,17 +57,6 @@ def load(cache_dir: Path):
 # ---- what comes out
 
 
-def test_only_temporary_folders_of_killed_processes_are_deleted(tmp_path) -> None:
-    left, users = tmp_path / f"partial-{'0' * 32}", tmp_path / "partial-labels"
-    for folder in (left, users):
-        folder.mkdir()
-        os.utime(folder, (0, 0))
-    with cache.whole(tmp_path / "tiles"):
-        pass
-    assert users.is_dir()
-    assert not left.exists()
-
-
 def test_class_folders_are_split_stratified_and_whole(tmp_path, load) -> None:
     root = make(tmp_path / "d", {"cat": 20, "dog": 40, "eel": 3})
     data = load(root, seed=3)
@@ -432,15 +421,6 @@ def test_a_full_disk_is_told(tmp_path, load, monkeypatch) -> None:
     with pytest.raises(DataError, match="about 18 MB are needed"):
         data.splits["train"].images(InputSpec(3, 1000, 1000), PREPROCESSING)
     assert not list((tmp_path / "cache/resized").iterdir())
-
-
-def test_two_that_make_the_same_thing(tmp_path) -> None:
-    final = tmp_path / "x" / "final"
-    with cache.whole(final) as one, cache.whole(final) as two:
-        (one / "f").write_text("one")
-        (two / "f").write_text("two")
-    assert (final / "f").read_text() == "two"
-    assert [p.name for p in final.parent.iterdir()] == ["final"]
 
 
 def test_a_cache_folder_that_cannot_be_written(tmp_path) -> None:
