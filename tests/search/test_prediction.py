@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from planish.search.trials.prediction import Recovery, ScreenedLevel, condition, predict_levels, predict_recoveries
+from planish.search.trials.prediction import Recovery, ScreenedLevel, condition, expected_floor, predict_levels, predict_recoveries
 from planish.search.trials.proposals import Level
 
 MILD, STRONG = Level(1.5), Level(4.0)
@@ -57,6 +57,31 @@ def test_nothing_lost_is_no_error_and_what_is_uncertain_stays_so() -> None:
     assert 0 < after(MILD, 1.0, 100, seen, name="seen")[0] < 1
     assert after(MILD, -0.5, 100)[0] < 0.3
     assert after(MILD, 4, 100, uncertainty=2.0)[1] == pytest.approx(math.hypot(2.0, after(MILD, 4, 100)[1]))
+
+
+def smaller(name: str, level: Level, before: float, steps: float, after: float = math.nan) -> Recovery:
+    """A recovery from an original with an error of 7 points."""
+    return Recovery(name, level, before, steps, after, error=0.3, floor=expected_floor(7, level, 1.0))
+
+
+def test_a_small_network_does_not_recover_whatever_its_training() -> None:
+    half, bold = Level(2.0), Level(resolution=0.5, blocks=0.5)
+    few, many, most = (predict_recoveries([], [smaller("bold", bold, 70, steps)]).mean[0] for steps in (1_000, 1e5, 1e7))
+    assert few > many > most > math.log(expected_floor(7, bold, 1.0))
+    assert most - math.log(expected_floor(7, bold, 1.0)) < 0.1, "a floor and nothing above it"
+    assert expected_floor(7, half, 1.0) == pytest.approx(7 * (2**0.08 - 1))
+    assert expected_floor(7, bold, 1.0) == pytest.approx(7 * (8**0.08 - 1))
+    assert expected_floor(7, Level(student="resnet8"), 4.0) == pytest.approx(7 * (4**0.08 - 1))
+    assert math.exp(predict_recoveries([], [smaller("bold", bold, 0.5, 1e5)]).mean[0]) < 0.5, "training does not make it worse"
+
+
+@pytest.mark.parametrize(("lost", "others"), [(11.0, 2.0), (0.5, 0.8)])
+def test_how_much_one_network_lost_tells_the_floor_of_another(lost: float, others: float) -> None:
+    """An original without capacity to spare loses several times as much at each size; one with capacity to spare loses nothing."""
+    seen, new = smaller("bold", Level(resolution=0.5, blocks=0.5), 70, 24_000, lost), smaller("mild", Level(3.0), 30, 1e5)
+    before, after = predict_recoveries([], [new]).mean[0], predict_recoveries([seen], [new]).mean[0]
+    assert (math.exp(after - before) > others) == (others > 1)
+    assert (math.exp(after - before) < others) == (others < 1)
 
 
 def network(level: Level) -> ScreenedLevel:

@@ -13,7 +13,7 @@ from planish.search.choice import drop_upper_bound, standard_error
 from planish.search.state import Search
 from planish.search.time_estimates import forward_seconds
 from planish.search.trials.expected_improvement import Floats, success
-from planish.search.trials.prediction import Recovery, ScreenedLevel, predict_levels, predict_recoveries
+from planish.search.trials.prediction import Recovery, ScreenedLevel, expected_floor, predict_levels, predict_recoveries
 from planish.search.trials.proposals import GRID, Level, Trial, value, value_of
 from planish.training.batches import batches_per_epoch
 
@@ -34,6 +34,7 @@ class Prospect:
         steps: training steps so far.
         step_seconds: seconds of one training step.
         value: see ``proposals.value``.
+        floor: see ``Recovery``.
         uncertainty: standard deviation of the log of ``before``: of a prediction, or of a measurement on few images; 0 once it is trained,
             since the drop after training then says more.
     """
@@ -44,7 +45,13 @@ class Prospect:
     steps: float
     step_seconds: float
     value: float
+    floor: float
     uncertainty: float = 0.0
+
+    def after(self, seconds: float) -> Recovery:
+        """Return the recovery by so many more seconds of training, to be predicted."""
+        steps = self.steps + seconds / self.step_seconds
+        return Recovery(self.name, self.level, self.before, steps, floor=self.floor, uncertainty=self.uncertainty)
 
 
 @dataclass(frozen=True)
@@ -81,8 +88,9 @@ class Forecast:
         error = self._error_of(trial.measurements["drop_untrained"])
         uncertainty = 0.0 if trial.history else min(1.0, error / max(before, error, _LEAST_ERROR))
         return Prospect(
-            trial.name, trial.level, before, steps, self._step_seconds(trial.gain), value_of(trial, self.search.goal), uncertainty
-        )
+            trial.name, trial.level, before, steps, self._step_seconds(trial.gain), value_of(trial, self.search.goal),
+            self._floor(trial.level, trial.gain), uncertainty,
+        )  # fmt: skip
 
     def within(self, prospects: Sequence[Prospect], seconds: Sequence[float]) -> Floats:
         """Return the probability ``(quantiles, prospects, durations)`` of being within the limit after so many seconds of training.
@@ -90,23 +98,19 @@ class Forecast:
         What is measured after more training of a network deviates from the true drop as before, since the images are the same ones.
         """
         observed, measured = self._observed(), {t.name: t.last_drop.value / self.search.goal.point for t in self.trained}
-        wanted = [
-            Recovery(p.name, p.level, p.before, p.steps + s / p.step_seconds, uncertainty=p.uncertainty) for p in prospects for s in seconds
-        ]
+        wanted = [p.after(s) for p in prospects for s in seconds]
         drops = np.exp(predict_recoveries(observed, wanted).quantiles()).reshape(-1, len(prospects), len(seconds))
         errors = np.full(len(prospects), self._error)
         for i, p in enumerate(prospects):
             if p.name in measured:
-                now = np.exp(predict_recoveries(observed, [Recovery(p.name, p.level, p.before, p.steps)]).quantiles())
+                now = np.exp(predict_recoveries(observed, [p.after(0)]).quantiles())
                 drops[:, i] += _PERSISTENT * (measured[p.name] - now)
                 errors[i] *= (1 - _PERSISTENT**2) ** 0.5
         return success(drops, self._limit, errors[:, None])
 
     def drop_after(self, trial: Trial, seconds: float) -> float:
         """Return the median of the predicted drop after so many more seconds of training, in points."""
-        p = self.prospect(trial)
-        wanted = [Recovery(p.name, p.level, p.before, p.steps + seconds / p.step_seconds)]
-        return float(np.exp(predict_recoveries(self._observed(), wanted).mean[0]))
+        return float(np.exp(predict_recoveries(self._observed(), [self.prospect(trial).after(seconds)]).mean[0]))
 
     def promising_levels(self, seconds: float, count: int) -> list[tuple[Level, float]]:
         """Return the levels that were not screened with the largest expected improvement, and that improvement.
@@ -128,7 +132,7 @@ class Forecast:
             Prospect(
                 str(level), level, share * self._knowledge(), 0.0, self._step_seconds(gain),
                 value(gain, kept["latency_ms"].value / gain, kept["size_bytes"].value * (1 - level.blocks) / level.speedup, goal),
-                spread * (1 - share),
+                self._floor(level, gain), spread * (1 - share),
             )
             for level, gain, share, spread in zip(levels, gains, shares, drop.deviation, strict=True)
         ]  # fmt: skip
@@ -172,6 +176,9 @@ class Forecast:
     def _knowledge(self) -> float:
         return max(1.0, self.search.knowledge() / self.search.goal.point)
 
+    def _floor(self, level: Level, gain: float) -> float:
+        return expected_floor(100 - self._knowledge(), level, gain)
+
     def _before(self, trial: Trial) -> float:
         return trial.measurements["drop_untrained"].value / self.search.goal.point
 
@@ -180,7 +187,8 @@ class Forecast:
         for trial in self.trained:
             for steps, drop in trial.history:
                 after = drop.value / self.search.goal.point
-                found.append(Recovery(trial.name, trial.level, self._before(trial), steps, after, self._error_of(drop)))
+                floor = self._floor(trial.level, trial.gain)
+                found.append(Recovery(trial.name, trial.level, self._before(trial), steps, after, self._error_of(drop), floor))
         return found
 
     def _step_seconds(self, gain: float) -> float:

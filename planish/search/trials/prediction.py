@@ -21,11 +21,13 @@ Floats = npt.NDArray[np.float64]
 _LEAST = 0.3  # smallest drop on a log scale, in points: below it a difference has no effect
 _EASY = 20  # steps of training after which recovery becomes slow
 
-# Prior of the log of the share of a drop that is left after training: mean and standard deviation of each weight of ``_recovery_features``.
-# The slope agrees with two measured recoveries: see docs/decisions/0107-trials-are-chosen-by-expected-improvement.md. Smaller images cost
-# photographs little, and images of 32 pixels much, whatever the training: docs/decisions/0142-a-first-training-is-short.md.
-_RECOVERY_MEAN = np.array([0.0, -0.35, 0.0, 0.0, 0.0])
-_RECOVERY_SPREAD = np.array([0.4, 0.1, 0.8, 0.3, 0.5])
+# Prior of the drop after training, which approaches a floor: docs/decisions/0143-a-drop-has-a-floor.md has the recoveries that it rests on.
+_SLOPE = -0.45  # log of what is left above the floor, per doubling of the steps
+_ERROR_GROWTH = 0.08  # exponent of the original's error by how many times smaller a network is, after any training
+_ERROR_RANGE = (5.0, 20.0)  # of the original's error in points: outside it says little about what a smaller network loses
+_FLOOR_SHARE = 0.5  # maximum floor as a share of the drop before training
+# Standard deviations of the weights of ``_recovery_features``.
+_RECOVERY_SPREAD = np.array([0.4, 0.1, 0.3, 0.3, 0.5, 1.0])
 _TRIAL_SPREAD = 0.5  # between trials of a kind
 _RECOVERY_NOISE = 0.15  # between two trainings of a trial
 
@@ -84,6 +86,7 @@ class Recovery:
         steps: training steps since then.
         after: drop after them, in points; NaN if it is to be predicted.
         error: standard error of ``after``, in points.
+        floor: drop that is expected to remain however long it is trained, in points; see ``expected_floor``.
         uncertainty: standard deviation of the log of ``before``, if that is itself predicted.
     """
 
@@ -93,35 +96,56 @@ class Recovery:
     steps: float
     after: float = math.nan
     error: float = 0.0
+    floor: float = 0.0
     uncertainty: float = 0.0
+
+
+def expected_floor(original_error: float, level: Level, gain: float) -> float:
+    """Return the drop that is expected to remain however long a smaller network is trained, in points.
+
+    The error of networks of a kind grows with a power of how many times smaller they are (Rosenfeld et al. 2020, A Constructive Prediction of
+    the Generalization Error Across Scales, arXiv:1909.12673). How large it is depends on how much larger than necessary the original is;
+    ``predict_recoveries`` learns it from the trials that were trained.
+
+    Args:
+        original_error: error of the original in points: what its score lacks to a perfect one.
+        level: level of the smaller network, which says about how many times fewer MACs it has.
+        gain: its speed-up, which is used for a student instead.
+    """
+    times_smaller = math.log(max(1.0, gain)) if level.student else sum(_sizes(level))
+    return float(np.clip(original_error, *_ERROR_RANGE)) * math.expm1(_ERROR_GROWTH * times_smaller)
 
 
 def predict_recoveries(observed: Sequence[Recovery], wanted: Sequence[Recovery]) -> Normal:
     """Predict the log of the drop, in points, after training.
 
-    The drop before training is reduced to a share of it, whose log is about linear in the log of the number of steps. Trials differ in how
-    well they recover, so an observed recovery of a trial says more about that trial than about others.
+    What of a drop is above its floor is reduced to a share of it, whose log is about linear in the log of the number of steps. Trials differ in
+    how well they recover, so an observed recovery of a trial says more about that trial than about others.
 
     Args:
         observed: recoveries of this search.
         wanted: recoveries to predict.
     """
     everything = [*observed, *wanted]
-    features = np.array([_recovery_features(r) for r in everything])
+    expected, features = (np.array(part) for part in zip(*map(_recovery_features, everything), strict=True))
     same = np.array([[a.trial == b.trial for b in everything] for a in everything])
     covariance = features @ np.diag(_RECOVERY_SPREAD**2) @ features.T + _TRIAL_SPREAD**2 * same
-    start = np.log([max(r.before, _LEAST) for r in everything])
-    values = np.array([math.log(max(r.after, r.error, _LEAST)) for r in observed]) - start[: len(observed)]
+    values = np.log([max(r.after, r.error, _LEAST) for r in observed])
     noise = np.array([math.hypot(_RECOVERY_NOISE, min(1.0, r.error / max(r.after, r.error, _LEAST))) for r in observed])
-    found = condition(covariance, features @ _RECOVERY_MEAN, values, noise)
-    spread = np.hypot(found.deviation, [r.uncertainty for r in wanted])
-    return Normal(found.mean + start[len(observed) :], spread)
+    found = condition(covariance, expected, values, noise)
+    return Normal(found.mean, np.hypot(found.deviation, [r.uncertainty for r in wanted]))
 
 
-def _recovery_features(recovery: Recovery) -> tuple[float, ...]:
-    level = recovery.level
-    slope = math.log2(1 + recovery.steps / _EASY)
-    return 1.0, slope, float(level.resolution < 1), float(level.blocks > 0), float(bool(level.student))
+def _recovery_features(recovery: Recovery) -> tuple[float, tuple[float, ...]]:
+    """Return the expected log of the drop, and the features of the deviation from it."""
+    level, before = recovery.level, max(recovery.before, _LEAST)
+    doublings = math.log2(1 + recovery.steps / _EASY)
+    left = math.exp(_SLOPE * doublings)
+    floor = min(recovery.floor, _FLOOR_SHARE * before) * (1 - left)
+    above = before * left
+    share = above / (above + floor)
+    kinds = (float(level.resolution < 1), float(level.blocks > 0), float(bool(level.student)))
+    return math.log(above + floor), (1.0, share * doublings, *(share * kind for kind in kinds), 1 - share)
 
 
 @dataclass(frozen=True)
