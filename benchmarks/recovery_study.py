@@ -1,8 +1,9 @@
 """What brings accuracy back after pruning: one pruned network, trained for the same seconds with one setting changed at a time.
 
-    PLANISH_DATA=FOLDER .venv/bin/python benchmarks/recovery_study.py cifar10 --model resnet20 --weights original/model.safetensors
+    .venv/bin/python benchmarks/recovery_study.py cifar10/all.csv --model resnet20 --weights original/model.safetensors \
+        --plan '[{"name": "block_pruning", "pruning_ratio": 0.3}]' --name cifar10_resnet20_blocks
 
-Accuracy and the divergence from the original's probabilities are on test, in float32; the divergence tells settings apart that accuracy
+Accuracy and the divergence from the original's probabilities are on validation, in float32; the divergence tells settings apart that accuracy
 cannot. Trainings run one after the other, alone on the machine, in the order of rounds: each setting once per seed.
 """
 
@@ -31,8 +32,9 @@ from planish.training import Distill
 
 RESULTS = Path(__file__).parent / "results"
 VARIANTS: dict[str, dict[str, Any]] = {
-    "recovery": {},
-    "rate 0.02": {"learning_rate": 0.02}, "rate 0.1": {"learning_rate": 0.1}, "rate 0.2": {"learning_rate": 0.2},
+    "recovery": {}, "from scratch": {"learning_rate": 0.1},
+    "pretrained": {"learning_rate": 0.02, "batch_size": 32, "freeze": "early"},
+    "rate 0.02": {"learning_rate": 0.02}, "rate 0.2": {"learning_rate": 0.2},
     "batch 32": {"batch_size": 32}, "batch 128": {"batch_size": 128, "learning_rate": 0.1},
     "batch 256": {"batch_size": 256, "learning_rate": 0.2},
     "AdamW, 0.0005": {"optimizer": "adamw", "learning_rate": 5e-4}, "AdamW, 0.002": {"optimizer": "adamw", "learning_rate": 2e-3},
@@ -46,7 +48,8 @@ def main() -> None:
     parser.add_argument("data")
     parser.add_argument("--model", required=True)
     parser.add_argument("--weights", required=True)
-    parser.add_argument("--pruning-ratio", type=float, default=0.5)
+    parser.add_argument("--plan", default='[{"name": "channel_pruning", "pruning_ratio": 0.5}]')
+    parser.add_argument("--name", required=True, help="of the files in benchmarks/results")
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--only", nargs="+", choices=VARIANTS, default=list(VARIANTS))
@@ -54,15 +57,15 @@ def main() -> None:
     opened, images = open_network(ModelSettings(given.model, given.weights), given.data)
     task = task_for(images.task, images.splits, images.class_names)
     original: Artifact = opened.artifact
-    target = evaluate(TorchPredictor(original.module, original.preprocessing), task, "test", original.input_spec, original.preprocessing)
-    plan = Plan.from_dicts([{"name": "channel_pruning", "pruning_ratio": given.pruning_ratio}])
+    target = evaluate(TorchPredictor(original.module, original.preprocessing), task, "validation", original.input_spec, original.preprocessing)
+    plan = Plan.from_dicts(json.loads(given.plan))
     pruned = plan.apply(replace(original, original=original), task)
     found: dict[str, Any] = {
-        "data": given.data, "model": given.model, "original": float(target.metrics["accuracy"].value), "plan": str(plan),
+        "name": given.name, "model": given.model, "original": float(target.metrics["accuracy"].value), "plan": str(plan),
         "pruned": measured(pruned, task, target.logits), "seconds": given.seconds, "machine": describe_machine(), "rows": [],
     }  # fmt: skip
     print(f"original {found['original']:.2f} %, {plan}: {found['pruned']['accuracy']:.2f} %", file=sys.stderr)
-    path = RESULTS / f"recovery_study_{given.data}_{given.model.replace(':', '_')}.json"
+    path = RESULTS / f"recovery_study_{given.name}.json"
     for seed in range(given.seeds):
         for name in given.only:
             distill = replace(Distill(), epochs=1000, max_seconds=given.seconds, seed=seed, **VARIANTS[name])
@@ -76,9 +79,9 @@ def main() -> None:
 
 
 def measured(artifact: Artifact, task: Task, original: Any) -> dict[str, float]:
-    """Accuracy on test, and the mean divergence from the original's probabilities."""
+    """Accuracy on validation, and the mean divergence from the original's probabilities."""
     predictor = TorchPredictor(artifact.module, artifact.preprocessing)
-    done = evaluate(predictor, task, "test", artifact.input_spec, artifact.preprocessing)
+    done = evaluate(predictor, task, "validation", artifact.input_spec, artifact.preprocessing)
     return {"accuracy": done.metrics["accuracy"].value, "kl": kl_divergence(original, done.logits).value}
 
 
@@ -91,13 +94,13 @@ def table(found: dict[str, Any]) -> str:
         rows.append((means["kl"], f"| {name} | {means['epochs']:.1f} | {means['accuracy']:.2f} | {means['kl']:.4f} | {len(of)} |"))
     return "\n".join(
         [
-            f"# Recovery of a pruned {found['model']} on {found['data']}: {found['seconds']:g} s each",
+            f"# Recovery of a pruned {found['model']} ({found['name']}): {found['seconds']:g} s each",
             "",
-            f"{found['machine']['cpu']}, {found['machine']['usable_cores']} cores. The original has {found['original']:.2f} % on test; "
+            f"{found['machine']['cpu']}, {found['machine']['usable_cores']} cores. The original has {found['original']:.2f} % on validation; "
             f"{found['plan']} has {found['pruned']['accuracy']:.2f} % before training. "
             "`recovery` is the shipped recipe; all others change one setting of it.",
             "",
-            "| setting | epochs | test accuracy, % | divergence, nats | seeds |", "|---|---|---|---|---|",
+            "| setting | epochs | accuracy, % | divergence, nats | seeds |", "|---|---|---|---|---|",
             *(text for _, text in sorted(rows)), "",
         ]
     )  # fmt: skip

@@ -24,7 +24,7 @@ from planish.invocation import invoked
 _GROUPS = {
     "Main job": ("optimize", "demo", "report", "ui"),
     "Models": ("train", "evaluate", "compress", "export", "bench", "explain", "recipes", "check"),
-    "Data": ("data", "tile", "label_issues", "learning_curve", "few_shot", "crossval"),
+    "Data": ("data", "tile", "synthesize", "label_issues", "learning_curve", "few_shot", "crossval"),
     "Experiments": ("backbones", "search", "experiment", "compare", "ensembles"),
     "Deployment": ("sign", "verify", "push", "pull", "serve", "monitor", "label_candidates", "alert_rules", "retrain"),
     "Machines": ("doctor", "device_setup"),
@@ -62,7 +62,7 @@ def _add(function: Callable[..., Any], group: Group) -> None:
     extra: dict[str, Any] = {"json": _JSON, "debug": _DEBUG} | ({"top": _TOP} if name == "explain" else {})
     if any(one.name == "data" for one in given):
         extra["cache_size"] = _CACHE_SIZE
-    if name in ("serve", "sign", "report", "export", "alert_rules", "tile", "ui"):
+    if name in ("serve", "sign", "report", "export", "alert_rules", "tile", "synthesize", "ui"):
         del extra["json"]
     defaults = {"top": 12, "cache_size": None}
     own = [

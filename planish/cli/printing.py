@@ -244,7 +244,7 @@ SHOW: dict[str, Show] = {
     "evaluate": _evaluated, "experiment": _experiment, "explain": _explanation, "export": _bundle, "few_shot": _few_shot,
     "label_candidates": _labels, "label_issues": _label_issues, "learning_curve": _learning_curve, "monitor": _monitored,
     "optimize": _run, "pull": _pulled, "push": _file, "recipes": _recipes, "report": _file, "retrain": _retrained, "search": _searched,
-    "serve": _nothing, "sign": _file, "tile": _tiles, "train": _trained, "ui": _nothing, "verify": _verified,
+    "serve": _nothing, "sign": _file, "synthesize": _file, "tile": _tiles, "train": _trained, "ui": _nothing, "verify": _verified,
 }  # fmt: skip
 _IN_JSON: dict[str, Callable[[Any], Any]] = {  # the part of a result that --json prints; by default all of it
     "data": lambda found: found.report.model_dump(mode="json"),

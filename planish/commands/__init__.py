@@ -9,6 +9,7 @@ from planish.commands.datasets.few_shot import few_shot
 from planish.commands.datasets.label_issues import label_issues
 from planish.commands.datasets.learning_curve import learning_curve
 from planish.commands.datasets.retrain import retrain
+from planish.commands.datasets.synthesize import synthesize
 from planish.commands.datasets.tile import tile
 from planish.commands.demo import demo
 from planish.commands.deployment.alert_rules import alert_rules
@@ -38,6 +39,6 @@ from planish.commands.train import Trained, train
 __all__ = [
     "CheckedFile", "Compressed", "Trained", "alert_rules", "backbones", "bench", "check", "compare", "compress", "crossval", "data", "demo",
     "device_setup", "doctor", "ensembles", "evaluate", "experiment", "explain", "export", "few_shot", "label_candidates", "label_issues",
-    "learning_curve", "monitor", "optimize", "pull", "push", "recipes", "report", "retrain", "search", "serve", "sign", "tile", "train",
-    "ui", "verify",
+    "learning_curve", "monitor", "optimize", "pull", "push", "recipes", "report", "retrain", "search", "serve", "sign", "synthesize",
+    "tile", "train", "ui", "verify",
 ]  # fmt: skip

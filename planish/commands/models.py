@@ -81,10 +81,16 @@ def open_without_labels(network: ModelSettings, data: str, *, seed: int, skip_ba
     Raises:
         PlanishError: the images or the model cannot be used, or its task has no answers.
     """
+    from planish.runs.networks.answers import answered_at_once
+
+    return answered_at_once(open_unanswered(network, data, seed=seed, skip_bad=skip_bad))
+
+
+def open_unanswered(network: ModelSettings, data: str, *, seed: int, skip_bad: bool) -> Job:
+    """Open a model and load images like ``open_without_labels``, but without targets."""
     from planish.data import Decoding, load_unlabelled
     from planish.runs.converted_onnx import converted_job, is_external_onnx
     from planish.runs.external_onnx import file_job
-    from planish.runs.networks.answers import answered_at_once
     from planish.runs.networks.raw_outputs import outputs_job
     from planish.runs.open_model import open_model
     from planish.runs.open_network import unlabelled_job
@@ -92,12 +98,12 @@ def open_without_labels(network: ModelSettings, data: str, *, seed: int, skip_ba
     from planish.training.prepare import Job
 
     if network.task == OUTPUTS:
-        return answered_at_once(outputs_job(data, network, skip_bad=skip_bad, seed=seed))
+        return outputs_job(data, network, skip_bad=skip_bad, seed=seed)
     if is_external_onnx(network.name):
         job = file_job(data, network, skip_bad=skip_bad, seed=seed, unlabelled=True)
-        return answered_at_once(converted_job(job, Path(network.name)))
+        return converted_job(job, Path(network.name))
     if is_network(network):
-        return answered_at_once(unlabelled_job(data, network, skip_bad=skip_bad, seed=seed))
+        return unlabelled_job(data, network, skip_bad=skip_bad, seed=seed)
     refuse_preprocessing(network)
     opened = open_model(network.name)
     if opened.artifact is None:
@@ -106,7 +112,7 @@ def open_without_labels(network: ModelSettings, data: str, *, seed: int, skip_ba
     images = load_unlabelled(data, decoding, seed=seed, skip_bad=skip_bad, assignment=opened.assignment)
     images.require("train", "validation", "test")
     images = replace(images, task=opened.task, class_names=opened.class_names)
-    return answered_at_once(Job(unlabelled_task(images), opened.artifact, images, trained_on_classes=True, pretrained=True, notes=()))
+    return Job(unlabelled_task(images), opened.artifact, images, trained_on_classes=True, pretrained=True, notes=())
 
 
 def unlabelled_task(images: ImageData) -> Task:

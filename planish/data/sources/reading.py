@@ -17,7 +17,7 @@ from planish.data.sources.inventory import Inventory
 from planish.data.sources.listing import files_below, list_folder
 from planish.data.sources.manifest import list_manifest
 from planish.data.sources.source import AnnotatedFiles, DataSource, LabelledFiles, LabelMapFiles
-from planish.data.sources.unlabelled import UNLABELLED, UnlabelledFiles, has_no_labels, list_unlabelled
+from planish.data.sources.unlabelled import UNLABELLED, UnlabelledFiles, has_no_labels, read_unlabelled
 from planish.data.sources.unsupported_formats import foreign_format
 from planish.errors import DataError
 from planish.files.reading import wrap_parse_errors
@@ -141,7 +141,7 @@ def _content(name: str, path: Path, task: str | None, layout: str | None, invent
             raise DataError(f"the layout {layout!r} for the task {task!r}", "it reads its data in a way of its own", "omit --layout")
         return wanted(path, inventory)
     if layout == UNLABELLED:  # of any task: what is missing are the labels
-        return UnlabelledFiles(name, list_unlabelled(path), inventory)
+        return read_unlabelled(name, path, inventory)
     noted = read_annotations(path, wanted, layout, inventory)
     if noted is not None:
         kind = fitting_kind(noted.kind, wanted, name, task)
@@ -152,7 +152,7 @@ def _content(name: str, path: Path, task: str | None, layout: str | None, invent
     if path.is_dir() and layout is None:
         _refuse_foreign_annotations(path)
         if has_no_labels(path):
-            return UnlabelledFiles(name, list_unlabelled(path), inventory)
+            return read_unlabelled(name, path, inventory)
     kind = fitting_kind("classes", wanted, name, task)
     used_for = task or USUAL_TASKS[kind]
     if path.is_dir():

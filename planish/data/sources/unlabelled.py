@@ -15,6 +15,8 @@ from planish.errors import DataError
 
 UNLABELLED = "unlabelled"
 """Prefix of a source whose labels are ignored: ``unlabelled:photos``."""
+SYNTHESIZED = "synthesized.txt"
+"""File in a folder of images that a network made, see ``planish.commands.synthesize``."""
 _FEWEST = 3  # one image for each of train, validation and test
 _LABEL_FILES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".xml")
 
@@ -48,7 +50,7 @@ class UnlabelledFiles:
             raise DataError(
                 f"{self.name!r} has {len(listed)} image{'s' * (len(listed) != 1)}",
                 f"a network is adapted to, chosen and judged by different images, so at least {_FEWEST} are needed",
-                "without more images only speed and size can be measured: planish explain FILE.onnx, planish bench",
+                "collect more, or make some with planish synthesize MODEL; without images only speed and size can be measured",
             )
         zeros = np.zeros(len(listed), dtype=np.int64)
         return Labels((), zeros, zeros, ["images"], needed=True)
@@ -56,6 +58,17 @@ class UnlabelledFiles:
     def printable(self) -> UnlabelledFiles:
         """A copy with keys that can be printed and stored."""
         return replace(self, images=LabelledFiles(self.name, self.images).printable().images)
+
+
+def read_unlabelled(name: str, root: Path, inventory: Inventory) -> UnlabelledFiles:
+    """Read a folder of images without labels; that a network made them is noted.
+
+    Raises:
+        DataError: see ``list_unlabelled``.
+    """
+    if (root / SYNTHESIZED).is_file():
+        inventory.assume(f"the images were synthesized ({SYNTHESIZED}): what is measured on them does not hold for real images")
+    return UnlabelledFiles(name, list_unlabelled(root), inventory)
 
 
 def has_no_labels(root: Path) -> bool:

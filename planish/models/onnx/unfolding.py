@@ -58,9 +58,7 @@ def fit_batch_norm(module: fx.GraphModule, batches: Iterable[Tensor]) -> None:
         module: a network in eval mode.
         batches: normalised images ``(N, C, H, W)``.
     """
-    norms = {
-        layer: list[Tensor]() for name, layer in module.named_modules() if name.endswith(_SUFFIX) and isinstance(layer, nn.BatchNorm2d)
-    }
+    norms = {layer: list[Tensor]() for layer in unfolded_norms(module)}
 
     def record(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         maps = inputs[0].double()
@@ -81,6 +79,11 @@ def fit_batch_norm(module: fx.GraphModule, batches: Iterable[Tensor]) -> None:
             norm.bias.add_(mean)
     for hook in hooks:
         hook.remove()
+
+
+def unfolded_norms(module: nn.Module) -> list[nn.BatchNorm2d]:
+    """Return the norms that ``unfold_batch_norm`` has inserted in a converted network; their statistics are not those of its training."""
+    return [layer for name, layer in module.named_modules() if name.endswith(_SUFFIX) and isinstance(layer, nn.BatchNorm2d)]
 
 
 def _is_normalised(module: fx.GraphModule, node: fx.Node) -> bool:
