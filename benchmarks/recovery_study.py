@@ -57,7 +57,9 @@ def main() -> None:
     opened, images = open_network(ModelSettings(given.model, given.weights), given.data)
     task = task_for(images.task, images.splits, images.class_names)
     original: Artifact = opened.artifact
-    target = evaluate(TorchPredictor(original.module, original.preprocessing), task, "validation", original.input_spec, original.preprocessing)
+    target = evaluate(
+        TorchPredictor(original.module, original.preprocessing), task, "validation", original.input_spec, original.preprocessing
+    )
     plan = Plan.from_dicts(json.loads(given.plan))
     pruned = plan.apply(replace(original, original=original), task)
     found: dict[str, Any] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from time import perf_counter
 
 import torch
@@ -15,6 +16,7 @@ from planish.runs.store import Store
 from planish.search.result import BudgetUse, StageSeconds
 from planish.search.state import DeployedCandidate, Search
 from planish.task import SplitName, Task
+from planish.training.batches import batches_per_epoch
 from planish.training.prepare import Job
 
 FINALISTS = 5  # maximum number of trials that are measured side by side at the end
@@ -28,6 +30,7 @@ _DEPLOYING = 1.6  # relative to one export: exporting again as INT8, with calibr
 _BACKWARD = 3.0  # training step relative to a forward pass
 _VALIDATIONS = 5  # minimum number of models that are run on validation
 _JUDGING = 2.0  # evaluation on test relative to the forward passes: computing the metrics takes time as well
+_STEP_SECONDS, _STEP_SHARE = 3.0, 0.01  # of the training that times a step: maximum, and share of the time left
 _BATCH = 32
 _TOLERANCE_SHARE, _TOLERANCE_SECONDS = 0.1, 20.0  # a budget counts as kept within the larger of the two
 _SHOWN = 5
@@ -78,6 +81,26 @@ def forward_seconds(search: Search, split: SplitName) -> float:
     """Estimate the seconds of the original's forward passes over a split."""
     runner = search.runner
     return len(runner.task.split(split)) * seconds_per_image(runner.store, runner.original)
+
+
+def training_step_seconds(search: Search) -> float:
+    """Return the seconds of a training step of the original with its teachers, timed once per run by a short training.
+
+    If the original cannot be trained, it is estimated from its forward pass.
+    """
+    runner, left = search.runner, search.seconds_left
+    seconds = runner.store.once("seconds of timing a step", "searching", lambda: max(0.1, min(_STEP_SECONDS, _STEP_SHARE * left)))
+    plan = Plan(replace(search.recovery, teachers=search.teachers, max_seconds=seconds))
+    if runner.store.attempt("timing a step", "searching", lambda: runner.artifact(plan)):
+        return search.recovery.batch_size * seconds_per_image(runner.store, runner.original) * (_BACKWARD + max(1, len(search.teachers)))
+    how = runner.artifact(plan).lineage.steps[-1].structure
+    runner.release()
+    return float(max(1e-5, how["seconds"] / max(1.0, how["epochs"] * steps_per_epoch(search))))
+
+
+def steps_per_epoch(search: Search) -> int:
+    """Return the number of training steps of one epoch of recovery."""
+    return max(1, batches_per_epoch(len(search.runner.task.split("train")), search.recovery.batch_size))
 
 
 def deploy_seconds(search: Search) -> float:

@@ -11,15 +11,15 @@ from scipy import stats
 from planish.measurement import Measurement
 from planish.search.choice import drop_upper_bound, standard_error
 from planish.search.state import Search
-from planish.search.time_estimates import forward_seconds
+from planish.search.time_estimates import training_step_seconds
 from planish.search.trials.expected_improvement import Floats, success
 from planish.search.trials.prediction import Recovery, ScreenedLevel, expected_floor, predict_levels, predict_recoveries
 from planish.search.trials.proposals import GRID, Level, Trial, value, value_of
-from planish.training.batches import batches_per_epoch
 
 _LEAST_ERROR = 0.2  # smallest standard error of a drop on validation, in points
 _TRAINED_ERROR = 1.5  # standard error of a trained network's drop, relative to that of INT8 alone, which changes fewer predictions
 _PERSISTENT = 0.85  # correlation, over validation images, of a network's drops before and after more training; 0.82 to 0.95 were measured
+_STUDENT_SHARE = 0.6  # of a training step; the rest goes into images and teachers
 _DIFFERENT = 0.15  # by how much the values of two proposed levels must differ
 
 
@@ -192,20 +192,17 @@ class Forecast:
         return found
 
     def _step_seconds(self, gain: float) -> float:
-        """Estimate the seconds of a training step: a forward pass of each teacher, and forward and backward of the student.
+        """Estimate the seconds of a training step from that of the original, of which the student's passes are a part.
 
-        Relative to the teacher's forward pass that is about 1.2 per teacher plus 3 divided by the student's speed-up; the steps that were
-        timed correct this.
+        The steps that were timed correct this.
         """
-        forward = max(1e-5, forward_seconds(self.search, "train") / steps_per_epoch(self.search))
-        teachers = 1.2 * max(1, len(self.search.teachers))
-        timed = [t.step_seconds / (forward * (teachers + 3 / t.gain)) for t in self.trained if t.step_seconds]
-        return forward * (teachers + 3 / gain) * (float(np.median(timed)) if timed else 1.0)
+        original = training_step_seconds(self.search)
+        timed = [t.step_seconds / (original * _relative_step(t.gain)) for t in self.trained if t.step_seconds]
+        return original * _relative_step(gain) * (float(np.median(timed)) if timed else 1.0)
 
 
-def steps_per_epoch(search: Search) -> int:
-    """Return the number of training steps of one epoch of recovery."""
-    return max(1, batches_per_epoch(len(search.runner.task.split("train")), search.recovery.batch_size))
+def _relative_step(gain: float) -> float:
+    return 1 - _STUDENT_SHARE + _STUDENT_SHARE / gain
 
 
 def _can_apply(level: Level, kinds: Collection[tuple[bool, bool, bool]]) -> bool:

@@ -13,10 +13,10 @@ from planish.progress import logged_as, note
 from planish.runs.runner import extend
 from planish.search.choice import format_drop
 from planish.search.state import Search
-from planish.search.time_estimates import deploy_seconds, forward_seconds, session_seconds
+from planish.search.time_estimates import deploy_seconds, forward_seconds, session_seconds, steps_per_epoch
 from planish.search.trials import rounding
 from planish.search.trials.expected_improvement import best_choice
-from planish.search.trials.forecast import Forecast, steps_per_epoch
+from planish.search.trials.forecast import Forecast
 from planish.search.trials.proposals import Level, Trial, priority, value_of
 from planish.search.trials.screening import Screening, measure, screen_level
 
