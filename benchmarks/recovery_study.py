@@ -1,10 +1,10 @@
 """What brings accuracy back after pruning: one pruned network, trained for the same seconds with one setting changed at a time.
 
-    .venv/bin/python benchmarks/recovery_study.py cifar10/all.csv --model resnet20 --weights original/model.safetensors \
+    .venv/bin/python benchmarks/recovery_study.py cifar10/all.csv --model benchmarks/originals/resnet20_cifar10 \
         --plan '[{"name": "block_pruning", "pruning_ratio": 0.3}]' --name cifar10_resnet20_blocks
 
-Accuracy and the divergence from the original's probabilities are on validation, in float32; the divergence tells settings apart that accuracy
-cannot. Trainings run one after the other, alone on the machine, in the order of rounds: each setting once per seed.
+Accuracy and the divergence from the original's probabilities are on validation, in float32; the divergence tells settings apart that
+accuracy cannot. Trainings run one after the other, alone on the machine, in the order of rounds: each setting once per seed.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from typing import Any
 import numpy as np
 
 from planish.artifact import Artifact
+from planish.commands.models import open_with_images
 from planish.devices.machine import describe_machine
 from planish.evaluation.evaluate import evaluate
 from planish.evaluation.metrics.classification import kl_divergence
 from planish.evaluation.torch_predictor import TorchPredictor
 from planish.plan import Plan
-from planish.runs.open_network import open_network
 from planish.settings import ModelSettings
 from planish.task import Task
 from planish.tasks import task_for
@@ -47,14 +47,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data")
     parser.add_argument("--model", required=True)
-    parser.add_argument("--weights", required=True)
     parser.add_argument("--plan", default='[{"name": "channel_pruning", "pruning_ratio": 0.5}]')
     parser.add_argument("--name", required=True, help="of the files in benchmarks/results")
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--only", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     given = parser.parse_args()
-    opened, images = open_network(ModelSettings(given.model, given.weights), given.data)
+    opened, images = open_with_images(ModelSettings(given.model), given.data, seed=0, skip_bad=False)
     task = task_for(images.task, images.splits, images.class_names)
     original: Artifact = opened.artifact
     target = evaluate(
@@ -98,8 +97,8 @@ def table(found: dict[str, Any]) -> str:
         [
             f"# Recovery of a pruned {found['model']} ({found['name']}): {found['seconds']:g} s each",
             "",
-            f"{found['machine']['cpu']}, {found['machine']['usable_cores']} cores. The original has {found['original']:.2f} % on validation; "
-            f"{found['plan']} has {found['pruned']['accuracy']:.2f} % before training. "
+            f"{found['machine']['cpu']}, {found['machine']['usable_cores']} cores. The original has "
+            f"{found['original']:.2f} % on validation; {found['plan']} has {found['pruned']['accuracy']:.2f} % before training. "
             "`recovery` is the shipped recipe; all others change one setting of it.",
             "",
             "| setting | epochs | accuracy, % | divergence, nats | seeds |", "|---|---|---|---|---|",

@@ -17,7 +17,7 @@ from planish.data.sources.inventory import Inventory
 from planish.data.sources.listing import files_below, list_folder
 from planish.data.sources.manifest import list_manifest
 from planish.data.sources.source import AnnotatedFiles, DataSource, LabelledFiles, LabelMapFiles
-from planish.data.sources.unlabelled import UNLABELLED, UnlabelledFiles, has_no_labels, read_unlabelled
+from planish.data.sources.unlabelled import UNLABELLED, has_no_labels, read_unlabelled
 from planish.data.sources.unsupported_formats import foreign_format
 from planish.errors import DataError
 from planish.files.reading import wrap_parse_errors

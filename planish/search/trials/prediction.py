@@ -103,8 +103,8 @@ class Recovery:
 def expected_floor(original_error: float, level: Level, gain: float) -> float:
     """Return the drop that is expected to remain however long a smaller network is trained, in points.
 
-    The error of networks of a kind grows with a power of how many times smaller they are (Rosenfeld et al. 2020, A Constructive Prediction of
-    the Generalization Error Across Scales, arXiv:1909.12673). How large it is depends on how much larger than necessary the original is;
+    The error of networks of a kind grows with a power of how many times smaller they are (Rosenfeld et al. 2020, A Constructive Prediction
+    of the Generalization Error Across Scales, arXiv:1909.12673). The exponent depends on how much larger than necessary the original is;
     ``predict_recoveries`` learns it from the trials that were trained.
 
     Args:
@@ -119,8 +119,8 @@ def expected_floor(original_error: float, level: Level, gain: float) -> float:
 def predict_recoveries(observed: Sequence[Recovery], wanted: Sequence[Recovery]) -> Normal:
     """Predict the log of the drop, in points, after training.
 
-    What of a drop is above its floor is reduced to a share of it, whose log is about linear in the log of the number of steps. Trials differ in
-    how well they recover, so an observed recovery of a trial says more about that trial than about others.
+    What of a drop is above its floor is reduced to a share of it, whose log is about linear in the log of the number of steps. Trials
+    differ in how well they recover, so an observed recovery of a trial says more about that trial than about others.
 
     Args:
         observed: recoveries of this search.
