@@ -34,7 +34,7 @@ from planish.training.distillation.compiled_teacher import compiled_teacher
 from planish.training.distillation.feature_transfer import FeatureStudent
 from planish.training.distillation.teacher_cache import TeacherCache, cache_of
 from planish.training.input_speed import Waiting, notes_on_input_speed
-from planish.training.memory_layout import memory_format
+from planish.training.memory import keep_freed_memory, memory_format, return_freed_memory
 from planish.training.optimizers import optimizer_of
 from planish.training.precision import use_bf16
 from planish.training.resizing import ProgressiveResizing
@@ -165,6 +165,8 @@ def fit(
     if len(images) < 2:
         raise TrainingError(f"there are {len(images)} training images", "at least 2 are needed")
     accelerator = Accelerator()
+    if accelerator.device.type == "cpu":
+        keep_freed_memory()
     layout = memory_format([module] if teacher is None else [module, teacher.module], input_spec, settings.channels_last)
     student = copy.deepcopy(module).to(memory_format=layout)
     raise_momentum(student)
@@ -280,6 +282,7 @@ def fit(
         snapshots.append(copy.deepcopy(fitted))
         snapshots[-1].load_state_dict(state)
     history = tuple(Epoch(**epoch) for epoch in done.history)
+    return_freed_memory()
     return Fitted(fitted, history, steps / count, done.schedule["seconds"], done.stopped, (*snapshots, fitted))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -55,3 +56,23 @@ def test_without_openvino_the_network_stays_in_pytorch(monkeypatch: pytest.Monke
     network: Any = nn.Identity()
     monkeypatch.setattr("planish.training.distillation.compiled_teacher.find_spec", lambda _: None)
     assert compiled_teacher(network, SPEC, 4, False) is network
+
+
+def test_it_is_compiled_once_for_trainings_that_follow_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    import openvino
+
+    converted, convert = [], openvino.convert_model
+    monkeypatch.setattr(openvino, "convert_model", lambda *given, **named: converted.append(1) or convert(*given, **named))
+    torch.manual_seed(1)
+    network = create("resnet8", num_classes=3, channels=3, image_size=32).module.eval()
+    first = compiled_teacher(network, SPEC, 4, False)
+    assert compiled_teacher(copy.deepcopy(network), SPEC, 4, False) is first
+    assert len(converted) == 1
+    with torch.no_grad():
+        next(network.parameters()).mul_(2)
+    images = torch.randn(4, 3, 32, 32)
+    other = compiled_teacher(network, SPEC, 4, False)
+    assert len(converted) == 2
+    with torch.no_grad():
+        assert torch.allclose(other(images), network(images), atol=1e-3)
+    assert compiled_teacher(network, SPEC, 8, False)(torch.randn(8, 3, 32, 32)).shape == (8, 3)

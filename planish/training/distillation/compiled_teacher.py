@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import warnings
+from dataclasses import dataclass, field
+from functools import lru_cache
 from importlib.util import find_spec
 from typing import Any
 
@@ -11,6 +13,7 @@ import torch
 from torch import nn
 
 from planish.artifact import InputSpec
+from planish.models.storage import fingerprint
 
 _AGREEMENT = 0.05  # largest error of the outputs for random images, relative to their spread; bfloat16 has about 0.01
 
@@ -35,6 +38,8 @@ class CompiledTeacher(nn.Module):
 def compiled_teacher(teacher: nn.Module, spec: InputSpec, batch_size: int, bf16: bool) -> nn.Module:
     """Return the teacher compiled for batches of ``batch_size``; the teacher itself where that is not possible.
 
+    Compiling takes seconds, so the teacher compiled last is kept for the next training.
+
     Args:
         teacher: takes normalised images and returns one tensor; in eval mode, on the CPU.
         spec: channels and size of the images.
@@ -43,9 +48,25 @@ def compiled_teacher(teacher: nn.Module, spec: InputSpec, batch_size: int, bf16:
     """
     if find_spec("openvino") is None:
         return teacher
+    return _compile(_Wanted(fingerprint(teacher), spec, batch_size, bf16, torch.get_num_threads(), teacher))
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    weights: str
+    spec: InputSpec
+    batch_size: int
+    bf16: bool
+    threads: int
+    teacher: nn.Module = field(compare=False)
+
+
+@lru_cache(maxsize=1)
+def _compile(asked: _Wanted) -> nn.Module:
     import openvino
 
-    images = torch.randn(batch_size, spec.channels, spec.height, spec.width, generator=torch.Generator().manual_seed(0))
+    teacher, spec = asked.teacher, asked.spec
+    images = torch.randn(asked.batch_size, spec.channels, spec.height, spec.width, generator=torch.Generator().manual_seed(0))
     try:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the converter traces with deprecated functions
@@ -54,8 +75,8 @@ def compiled_teacher(teacher: nn.Module, spec: InputSpec, batch_size: int, bf16:
                 return teacher
             model = openvino.convert_model(copy.deepcopy(teacher).to(memory_format=torch.contiguous_format), example_input=images)
         model.reshape(list(images.shape))
-        settings = {"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": "1", "INFERENCE_NUM_THREADS": str(torch.get_num_threads())}
-        precision = {} if bf16 else {"INFERENCE_PRECISION_HINT": "f32"}
+        settings = {"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": "1", "INFERENCE_NUM_THREADS": str(asked.threads)}
+        precision = {} if asked.bf16 else {"INFERENCE_PRECISION_HINT": "f32"}
         compiled = CompiledTeacher(openvino.Core().compile_model(model, "CPU", settings | precision).create_infer_request())
         found = compiled(images)
     except Exception:  # the network's code, or the converter, may raise anything
