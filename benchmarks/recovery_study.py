@@ -31,15 +31,19 @@ from planish.tasks import task_for
 from planish.training import Distill
 
 RESULTS = Path(__file__).parent / "results"
+_PRETRAINED = {"learning_rate": 0.02, "batch_size": 32, "freeze": "early"}
 VARIANTS: dict[str, dict[str, Any]] = {
-    "recovery": {}, "from scratch": {"learning_rate": 0.1},
-    "pretrained": {"learning_rate": 0.02, "batch_size": 32, "freeze": "early"},
-    "rate 0.02": {"learning_rate": 0.02}, "rate 0.2": {"learning_rate": 0.2},
+    "recovery": {}, "from scratch": {"learning_rate": 0.1}, "pretrained": _PRETRAINED,
+    "rate 0.02": {"learning_rate": 0.02}, "rate 0.005": {"learning_rate": 0.005}, "rate 0.2": {"learning_rate": 0.2},
     "batch 32": {"batch_size": 32}, "batch 128": {"batch_size": 128, "learning_rate": 0.1},
     "batch 256": {"batch_size": 256, "learning_rate": 0.2},
     "AdamW, 0.0005": {"optimizer": "adamw", "learning_rate": 5e-4}, "AdamW, 0.002": {"optimizer": "adamw", "learning_rate": 2e-3},
     "teacher alone": {"weight": 1.0}, "targets alone": {"weight": 0.0}, "temperature 2": {"temperature": 2.0},
     "decoupled": {"method": "decoupled"}, "early layers frozen": {"freeze": "early"}, "no augmentation": {"augmentation": "none"},
+    "pretrained, rate 0.01": _PRETRAINED | {"learning_rate": 0.01}, "pretrained, rate 0.005": _PRETRAINED | {"learning_rate": 0.005},
+    "pretrained, rate 0.002": _PRETRAINED | {"learning_rate": 0.002}, "pretrained, all layers": _PRETRAINED | {"freeze": "none"},
+    "pretrained, batch 64": _PRETRAINED | {"batch_size": 64}, "pretrained, no augmentation": _PRETRAINED | {"augmentation": "none"},
+    "pretrained, temperature 2": _PRETRAINED | {"temperature": 2.0}, "pretrained, teacher alone": _PRETRAINED | {"weight": 1.0},
 }  # fmt: skip
 
 

@@ -24,7 +24,7 @@ _ORIGINAL = Plan()
 _LEAST_BATCHES = 200  # of a training that is not the last, or an epoch if that is shorter
 _LEAST_SECONDS = 1.0
 _DURATIONS = (0.12, 0.25, 0.4, 0.6, 1.0)  # of a training, as shares of the time left
-_FIRST_SHARE = 0.25  # maximum share of the time left for the first training of a trial: what it loses then says more than a prediction
+_FIRST_SHARE = 0.25  # maximum share of the time for recovery for the first training of a trial: what it loses then says more than a prediction
 _MUCH_OF = 0.8  # if a training gets this share of the time left, it gets all of it
 _MORE_LEVELS = 3  # maximum number of levels that are screened between trainings
 _LEVEL_SHARE = 0.15  # maximum share of the time left for screening one
@@ -39,7 +39,7 @@ def recover(search: Search, screening: Screening, reserved: float) -> tuple[Tria
     Before each training, the drop of every trial after more training is predicted, with its uncertainty; the trial with the largest
     expected improvement is trained, for a part of the time or all of it (``expected_improvement.best_choice``). What probably meets the
     limit is thus trained first, as long as it needs, and bolder trials in the time that is left. The first training of a trial
-    gets at most a quarter of the time left, since predictions may be far off. Levels that were not screened are screened
+    gets at most a quarter of all this time, since predictions may be far off. Levels that were not screened are screened
     if they promise clearly more. A share of the last training is for quantization-aware training, if INT8 costs accuracy.
 
     Args:
@@ -53,11 +53,12 @@ def recover(search: Search, screening: Screening, reserved: float) -> tuple[Tria
     store, screened, trained = search.runner.store, list(screening.trials), list[Trial]()
     untrained = _within_untrained(search, screened)
     refused = list(screening.refused)
+    first = store.once("longest first training", "searching", lambda: _FIRST_SHARE * (search.seconds_left - reserved))
     number = more = 0
     while True:
         forecast = Forecast(search, screened, trained, refused)
         alive = [trial for trial in screened if not trial.stopped]
-        step = store.once(f"training {number}", "searching", partial(_next, forecast, alive, reserved, more < _MORE_LEVELS))
+        step = store.once(f"training {number}", "searching", partial(_next, forecast, alive, reserved, first, more < _MORE_LEVELS))
         if step is None:
             break
         number += 1
@@ -88,8 +89,16 @@ def recover(search: Search, screening: Screening, reserved: float) -> tuple[Tria
     return (*trained, *untrained)
 
 
-def _next(forecast: Forecast, alive: Sequence[Trial], reserved: float, may_screen: bool) -> dict[str, Any] | None:
-    """Return the next training or the next level to screen; None if no time is left or there is nothing to train."""
+def _next(forecast: Forecast, alive: Sequence[Trial], reserved: float, first: float, may_screen: bool) -> dict[str, Any] | None:
+    """Return the next training or the next level to screen; None if no time is left or there is nothing to train.
+
+    Args:
+        forecast: what the search knows.
+        alive: the trials that can be trained.
+        reserved: seconds reserved for the end of the run.
+        first: maximum seconds of the first training of a trial.
+        may_screen: whether another level may be screened.
+    """
     search = forecast.search
     left = search.seconds_left - reserved
     if left < _LEAST_SECONDS or not alive:
@@ -113,8 +122,8 @@ def _next(forecast: Forecast, alive: Sequence[Trial], reserved: float, may_scree
     trial, seconds = alive[choice.trial], durations[choice.duration]
     if choice.improvement < _LITTLE:  # probably nothing better is found: make the best one better
         trial, seconds = of_trial or max(alive, key=lambda t: _hope(forecast, t, left)), left
-    if not trial.history and _FIRST_SHARE * left > shortest * prospects[alive.index(trial)].step_seconds:
-        seconds = min(seconds, _FIRST_SHARE * left)
+    if not trial.history and first > shortest * prospects[alive.index(trial)].step_seconds:
+        seconds = min(seconds, first)
     is_last = seconds > _MUCH_OF * left
     seconds = left if is_last else seconds
     drop = forecast.drop_after(trial, seconds) * search.goal.point
