@@ -40,8 +40,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "AdamW, 0.0005": {"optimizer": "adamw", "learning_rate": 5e-4}, "AdamW, 0.002": {"optimizer": "adamw", "learning_rate": 2e-3},
     "teacher alone": {"weight": 1.0}, "targets alone": {"weight": 0.0}, "temperature 2": {"temperature": 2.0},
     "decoupled": {"method": "decoupled"}, "early layers frozen": {"freeze": "early"}, "no augmentation": {"augmentation": "none"},
-    "pretrained, rate 0.01": _PRETRAINED | {"learning_rate": 0.01}, "pretrained, rate 0.005": _PRETRAINED | {"learning_rate": 0.005},
-    "pretrained, rate 0.002": _PRETRAINED | {"learning_rate": 0.002}, "pretrained, all layers": _PRETRAINED | {"freeze": "none"},
+    **{f"pretrained, rate {rate:g}": _PRETRAINED | {"learning_rate": rate} for rate in (0.05, 0.01, 0.005, 0.002, 0.001, 0.0005)},
+    "pretrained, all layers": _PRETRAINED | {"freeze": "none"},
     "pretrained, batch 64": _PRETRAINED | {"batch_size": 64}, "pretrained, no augmentation": _PRETRAINED | {"augmentation": "none"},
     "pretrained, temperature 2": _PRETRAINED | {"temperature": 2.0}, "pretrained, teacher alone": _PRETRAINED | {"weight": 1.0},
 }  # fmt: skip
