@@ -55,11 +55,13 @@ from planish.training.recipe import recipe_for
 _ORIGINAL_SHARE, _TEACHERS_SHARE, _SCREENING_SHARE = 0.36, 0.5, 0.2
 _LEAST_TRAINING_SECONDS = 2.0
 _MOST_EPOCHS = 60  # maximum of one round of recovery; not tuned
-# Recovery, by how the original was initialised.
+# Recovery, by how the original was initialised, and the learning rate where little was lost. Those of good weights were measured by
+# ``benchmarks/recovery_study.py``: docs/decisions/0145-good-weights-recover-at-low-rates.md.
 _RECOVERY: dict[str, dict[str, Any]] = {
     "scratch": {"learning_rate": 0.1},
-    "pretrained": {"learning_rate": 0.02, "batch_size": 32, "freeze": "early"},
+    "pretrained": {"learning_rate": 0.005, "batch_size": 32, "freeze": "early"},
 }
+_PRETRAINED_MILD_RATE = 0.002
 _STUDENTS = ("resnet20", "resnet8x2")
 _BF16 = {"avx512_bf16", "amx_bf16"}  # instruction sets with which OpenVINO computes in bf16 by default
 
@@ -224,6 +226,7 @@ def optimize(
             threads=target.threads,
             batch=target.batch,
             recovery=recovery,
+            mild_rate=_PRETRAINED_MILD_RATE if job.pretrained and not of_task else recovery.learning_rate,
             budget=seconds,
             least_seconds=least,
             allowed=allowed,

@@ -124,6 +124,7 @@ class Search:
         threads: number of threads of the runtime.
         batch: batch size.
         recovery: how compressed networks are trained; its epochs are the maximum of one round.
+        mild_rate: learning rate of recovery for a network that has lost little.
         budget: seconds for the whole run.
         least_seconds: minimum time of the whole run, as estimated at its start.
         allowed: runtimes that candidates may be deployed in.
@@ -142,6 +143,7 @@ class Search:
     threads: int
     batch: int
     recovery: Distill
+    mild_rate: float
     budget: float
     least_seconds: float
     allowed: tuple[str, ...]

@@ -30,6 +30,7 @@ _MORE_LEVELS = 3  # maximum number of levels that are screened between trainings
 _LEVEL_SHARE = 0.15  # maximum share of the time left for screening one
 _CLEARLY = 1.2  # by which factor its expected improvement must be larger
 _LITTLE = 0.02  # expected improvement below which the time left goes to the best trial
+_MILD_POINTS = 5.0  # maximum drop of a network that has lost little
 _UNTRAINED = 2  # maximum number of trials that are handed on without training
 
 
@@ -148,7 +149,8 @@ def _within_untrained(search: Search, screened: Sequence[Trial]) -> list[Trial]:
 def _train(search: Search, trial: Trial, number: int, seconds: float) -> Trial:
     """Return the trial after one more round of training, or stopped if the training fails."""
     runner = search.runner
-    recovery = replace(search.recovery, teachers=search.teachers, max_seconds=float(math.ceil(seconds)))
+    rate = search.mild_rate if trial.last_drop.value <= _MILD_POINTS * search.goal.point else search.recovery.learning_rate
+    recovery = replace(search.recovery, teachers=search.teachers, max_seconds=float(math.ceil(seconds)), learning_rate=rate)
     search.journal.planned[recovery.name] += seconds
     plan = extend(trial.plan, recovery)
     drop = partial(runner.drop, plan, "torch", (_ORIGINAL, "torch"), "validation")
