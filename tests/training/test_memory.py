@@ -39,5 +39,5 @@ def test_freed_blocks_are_kept_and_can_be_returned() -> None:
     usual, _ = counted("leave")
     kept, returned = counted("keep")
     assert usual > 1000, "80 MB are 19,500 pages, or 40 huge ones each"
-    assert kept < 0.1 * usual
+    assert kept < 0.3 * usual
     assert returned > 10_000, "one block of 80 MB"
