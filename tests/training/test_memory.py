@@ -14,7 +14,7 @@ from planish.training.memory import keep_freed_memory, return_freed_memory
 
 if sys.argv[1] == "keep":
     keep_freed_memory()
-for _ in range(3):
+for _ in range(30):  # small blocks come to lie between large ones at first
     torch.ones(20_000_000)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(5):
