@@ -87,13 +87,18 @@ def trial(speedup: float, before: float, *rounds: float, unit: float = 1.0) -> T
     return Trial(Level(speedup), Plan(), measurements=measurements, gain=speedup, history=history)
 
 
+@pytest.fixture(autouse=True)
+def a_step_takes_a_fifth_of_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("planish.search.trials.forecast.training_step_seconds", lambda _: 0.2)
+
+
 def forecast(unit: float) -> Forecast:
     """A search of 1,000 images whose original is worth 90 points."""
     kept = trial(1.0, 0.0, unit=unit).measurements | {"drop_validation": Measurement("drop", 0.2 * unit, "mm", 9, False)}
     deployment = RuntimeVariant("int8", "openvino")
-    runner = SimpleNamespace(task=SimpleNamespace(split=lambda _: range(1000)), original=None, store=SimpleNamespace(once=lambda *_: 0.001))
+    runner = SimpleNamespace(task=SimpleNamespace(split=lambda _: range(1000)), original=None)
     search = SimpleNamespace(
-        runner=runner, goal=Goal(1.0 * unit, point=unit), deployment=deployment, teachers=(), recovery=SimpleNamespace(batch_size=50),
+        runner=runner, goal=Goal(1.0 * unit, point=unit), deployment=deployment,
         journal=SimpleNamespace(candidates={str(deployment): SimpleNamespace(measurements=kept)}), knowledge=lambda: 90.0 * unit,
     )  # fmt: skip
     mild, strong = trial(1.5, 2.0, 0.1, unit=unit), trial(4.0, 40.0, 9.0, 6.0, unit=unit)
