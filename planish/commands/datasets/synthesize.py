@@ -68,10 +68,10 @@ def synthesize(
     from planish.data.sources.unlabelled import SYNTHESIZED
     from planish.files.workspace import replace_folder
     from planish.models.onnx.unfolding import unfolded_norms
-    from planish.models.synthesis import dead_leaves, norms_of
-    from planish.models.synthesis import synthesize as synthesize_images
     from planish.progress import collecting_notes, note
     from planish.runs.converted_onnx import is_external_onnx
+    from planish.runs.networks.synthesis import dead_leaves, norms_of
+    from planish.runs.networks.synthesis import synthesize as synthesize_images
     from planish.settings import ModelSettings
 
     at_least(3, count=count)

@@ -8,6 +8,8 @@ from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
+import numpy as np
+
 from planish.plan import Plan
 from planish.progress import logged_as, note
 from planish.runs.runner import extend
@@ -25,6 +27,7 @@ _LEAST_BATCHES = 200  # of a training that is not the last, or an epoch if that 
 _LEAST_SECONDS = 1.0
 _DURATIONS = (0.12, 0.25, 0.4, 0.6, 1.0)  # of a training, as shares of the time left
 _FIRST_SHARE = 0.25  # maximum share of the time for recovery that a first training gets: what it loses says more than a prediction
+_CONTINUED_SHARE = 0.5  # minimum steps of a training that is continued, as a share of those before: a short one loses more than it brings
 _MUCH_OF = 0.8  # if a training gets this share of the time left, it gets all of it
 _MORE_LEVELS = 3  # maximum number of levels that are screened between trainings
 _LEVEL_SHARE = 0.15  # maximum share of the time left for screening one
@@ -109,10 +112,10 @@ def _next(forecast: Forecast, alive: Sequence[Trial], reserved: float, first: fl
     overhead = forward_seconds(search, "validation")
     durations = [share * left for share in _DURATIONS]
     within = forecast.within(prospects, durations)
-    for i, prospect in enumerate(prospects):
-        for j, seconds in enumerate(durations[:-1]):
-            if seconds < shortest * prospect.step_seconds:
-                within[:, i, j] = 0
+    least = [max(shortest, _CONTINUED_SHARE * prospect.steps) * prospect.step_seconds for prospect in prospects]
+    long_enough = np.array([[each >= seconds for each in durations] for seconds in least])
+    long_enough[:, -1] |= [not trial.history for trial in alive]
+    within[:, ~long_enough] = 0
     rest = forecast.within(prospects, [max(0.0, left - seconds - overhead) for seconds in durations])
     best, of_trial = forecast.best
     choice = best_choice([p.value for p in prospects], within, rest, best)
@@ -122,8 +125,11 @@ def _next(forecast: Forecast, alive: Sequence[Trial], reserved: float, first: fl
             return {"level": asdict(proposed[0][0])}
     trial, seconds = alive[choice.trial], durations[choice.duration]
     if choice.improvement < _LITTLE:  # probably nothing better is found: make the best one better
-        trial, seconds = of_trial or max(alive, key=lambda t: _hope(forecast, t, left)), left
-    if not trial.history and first > shortest * prospects[alive.index(trial)].step_seconds:
+        trainable = [t for t, enough in zip(alive, long_enough[:, -1], strict=True) if enough]
+        if not trainable:
+            return None
+        trial, seconds = of_trial if of_trial in trainable else max(trainable, key=lambda t: _hope(forecast, t, left)), left
+    if not trial.history and first > least[alive.index(trial)]:
         seconds = min(seconds, first)
     is_last = seconds > _MUCH_OF * left
     seconds = left if is_last else seconds
@@ -162,4 +168,7 @@ def _train(search: Search, trial: Trial, number: int, seconds: float) -> Trial:
     before = trial.history[-1][0] if trial.history else 0.0
     runner.release()
     spent = max(0.01, how["seconds"]) / steps
+    if trial.history and lost.value > trial.last_drop.value:
+        note(f"{trial.name} lost {format_drop(lost.value, lost.unit)} after more training: it stays as it was")
+        plan, lost = trial.plan, trial.last_drop
     return search.show_trial(replace(trial, plan=plan, step_seconds=spent, history=(*trial.history, (before + steps, lost))))

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from planish.artifact import InputSpec, Preprocessing
-from planish.models.synthesis import dead_leaves, norms_of, synthesize
+from planish.runs.networks.synthesis import dead_leaves, norms_of, synthesize
 
 SPEC = InputSpec(3, 24, 20)
 PREPROCESSING = Preprocessing(24, "squash", (0.5,) * 3, (0.25,) * 3)

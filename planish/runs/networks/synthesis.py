@@ -100,7 +100,7 @@ def synthesize(
                 if isinstance(outputs, Tensor) and outputs.ndim == 2 and not decodes(module):
                     loss = loss + _CLASS_WEIGHT * nn.functional.cross_entropy(outputs, classes % outputs.shape[1])
                 optimizer.zero_grad()
-                loss.backward()
+                torch.autograd.backward(loss)
                 optimizer.step()
                 schedule.step()
                 with torch.no_grad():
