@@ -95,7 +95,7 @@ def training_step_seconds(search: Search) -> float:
         return search.recovery.batch_size * seconds_per_image(runner.store, runner.original) * (_BACKWARD + max(1, len(search.teachers)))
     how = runner.artifact(plan).lineage.steps[-1].structure
     runner.release()
-    return float(max(1e-5, how["seconds"] / max(1.0, how["epochs"] * steps_per_epoch(search))))
+    return float(max(1e-5, how["step_seconds"]))
 
 
 def steps_per_epoch(search: Search) -> int:

@@ -80,6 +80,7 @@ class Fitted:
         history: one entry per epoch; the last epoch may be cut short by the time limit.
         epochs: number of passes over the training images, 2.4 if the time ended in the third.
         seconds: duration of the training, without time lost by interruptions.
+        step_seconds: of one step, without the preparations before the first.
         stopped: why training ended: ``finished``, ``deadline`` (the schedule was shortened to the time limit) or ``patience``.
         snapshots: the network at the end of each learning-rate cycle; the last one is ``module``.
     """
@@ -88,6 +89,7 @@ class Fitted:
     history: tuple[Epoch, ...]
     epochs: float
     seconds: float
+    step_seconds: float
     stopped: str
     snapshots: tuple[nn.Module, ...]
 
@@ -272,6 +274,7 @@ def fit(
                 write_checkpoint(run.checkpoint, key, done, parts)
                 written = monotonic()
         stage.total = stage.done
+        step_seconds = schedule.seconds_per_step(steps)
     freezer.release()
 
     if done.best_state is not None:
@@ -283,7 +286,7 @@ def fit(
         snapshots[-1].load_state_dict(state)
     history = tuple(Epoch(**epoch) for epoch in done.history)
     return_freed_memory()
-    return Fitted(fitted, history, steps / count, done.schedule["seconds"], done.stopped, (*snapshots, fitted))
+    return Fitted(fitted, history, steps / count, done.schedule["seconds"], step_seconds, done.stopped, (*snapshots, fitted))
 
 
 def _log(epoch: Epoch, metric: str) -> None:

@@ -208,7 +208,8 @@ def _step(world: World) -> Any:
                 epoch = world.cost("evaluating an image", 5 * world.images)
                 seconds = min(technique.max_seconds, technique.epochs * epoch)
                 world.spend(technique.name, seconds)
-                return {"seconds": seconds, "epochs": seconds / epoch}
+                step = epoch / max(1, -(-world.images // technique.batch_size))
+                return {"seconds": seconds, "epochs": seconds / epoch, "step_seconds": step}
             if technique.name == "latency_pruning":
                 for _ in range(10):  # layers are timed in groups, see ``layer_latency``
                     if deadline.seconds_left() < 0:

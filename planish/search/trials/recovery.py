@@ -167,7 +167,7 @@ def _train(search: Search, trial: Trial, number: int, seconds: float) -> Trial:
     steps = max(1.0, how["epochs"] * steps_per_epoch(search))
     before = trial.history[-1][0] if trial.history else 0.0
     runner.release()
-    spent = max(0.01, how["seconds"]) / steps
+    spent = max(1e-5, how["step_seconds"])
     if trial.history and lost.value > trial.last_drop.value:
         note(f"{trial.name} lost {format_drop(lost.value, lost.unit)} after more training: it stays as it was")
         plan, lost = trial.plan, trial.last_drop

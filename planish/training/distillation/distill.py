@@ -155,7 +155,7 @@ class Distill:
         step = Step(
             technique=self.name,
             params=hyper_parameters(self),
-            structure={"epochs": round(fitted.epochs, 4), "seconds": round(fitted.seconds, 2)},
+            structure={"epochs": round(fitted.epochs, 4), "seconds": round(fitted.seconds, 2), "step_seconds": fitted.step_seconds},
             notes=f"{fitted.epochs:.3g} epochs in {fitted.seconds:.0f} s, loss {fitted.history[-1].train_loss:.3f}"
             + (", ended by its time limit" if fitted.stopped == "deadline" else ""),
         )

@@ -81,6 +81,11 @@ class Schedule:
         """Training time so far, without interruptions."""
         return self._seconds + monotonic() - self._since
 
+    def seconds_per_step(self, steps: int) -> float:
+        """Seconds of one of the steps so far; without the first one and the preparations before it, if others were timed."""
+        first = self.planned[1] if len(self.planned) > 1 and 0 < self.planned[1].at < steps else self.planned[0]
+        return (self.seconds - first.seconds) / max(1, steps - first.at)
+
     def _set_seconds(self, seconds: float) -> None:
         self._seconds, self._since = seconds, monotonic()
 
