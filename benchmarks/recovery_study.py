@@ -21,7 +21,7 @@ import numpy as np
 from planish.artifact import Artifact
 from planish.commands.models import open_with_images
 from planish.devices.machine import describe_machine
-from planish.evaluation.evaluate import evaluate
+from planish.evaluation.evaluate import Evaluated, evaluate
 from planish.evaluation.metrics.classification import kl_divergence
 from planish.evaluation.torch_predictor import TorchPredictor
 from planish.plan import Plan
@@ -60,9 +60,7 @@ def main() -> None:
     opened, images = open_with_images(ModelSettings(given.model), given.data, seed=0, skip_bad=False)
     task = task_for(images.task, images.splits, images.class_names)
     original: Artifact = opened.artifact
-    target = evaluate(
-        TorchPredictor(original.module, original.preprocessing), task, "validation", original.input_spec, original.preprocessing
-    )
+    target = on_validation(original, task)
     plan = Plan.from_dicts(json.loads(given.plan))
     pruned = plan.apply(replace(original, original=original), task)
     found: dict[str, Any] = {
@@ -83,10 +81,15 @@ def main() -> None:
     path.with_suffix(".md").write_text(table(found))
 
 
+def on_validation(artifact: Artifact, task: Task) -> Evaluated:
+    """Evaluate a network in float32."""
+    predictor = TorchPredictor(artifact.module, artifact.preprocessing)
+    return evaluate(predictor, task, "validation", artifact.input_spec, artifact.preprocessing)
+
+
 def measured(artifact: Artifact, task: Task, original: Any) -> dict[str, float]:
     """Accuracy on validation, and the mean divergence from the original's probabilities."""
-    predictor = TorchPredictor(artifact.module, artifact.preprocessing)
-    done = evaluate(predictor, task, "validation", artifact.input_spec, artifact.preprocessing)
+    done = on_validation(artifact, task)
     return {"accuracy": done.metrics["accuracy"].value, "kl": kl_divergence(original, done.logits).value}
 
 
@@ -103,7 +106,8 @@ def table(found: dict[str, Any]) -> str:
             "",
             f"{found['machine']['cpu']}, {found['machine']['usable_cores']} cores. The original has "
             f"{found['original']:.2f} % on validation; {found['plan']} has {found['pruned']['accuracy']:.2f} % before training. "
-            "`recovery` is the shipped recipe; all others change one setting of it.",
+            "`recovery` is the shipped recipe, and `pretrained` what searches used for pretrained networks before decision 0145; "
+            "the others change one setting of one of them.",
             "",
             "| setting | epochs | accuracy, % | divergence, nats | seeds |", "|---|---|---|---|---|",
             *(text for _, text in sorted(rows)), "",

@@ -18,6 +18,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from planish.data.normalisation import Normalise
+from planish.devices.allocator import keep_freed_memory, return_freed_memory
 from planish.errors import TrainingError, first_line
 from planish.evaluation.torch_predictor import TorchPredictor
 from planish.measurement import digits_of, in_words
@@ -34,7 +35,7 @@ from planish.training.distillation.compiled_teacher import compiled_teacher
 from planish.training.distillation.feature_transfer import FeatureStudent
 from planish.training.distillation.teacher_cache import TeacherCache, cache_of
 from planish.training.input_speed import Waiting, notes_on_input_speed
-from planish.training.memory import keep_freed_memory, memory_format, return_freed_memory
+from planish.training.memory_layout import memory_format
 from planish.training.optimizers import optimizer_of
 from planish.training.precision import use_bf16
 from planish.training.resizing import ProgressiveResizing

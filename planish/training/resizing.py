@@ -12,7 +12,7 @@ from planish.artifact import InputSpec, Normalisation
 from planish.data.normalisation import normalise_each
 from planish.models.outputs import copy_decoding_methods
 from planish.progress import note
-from planish.training.memory import run_once
+from planish.training.memory_layout import run_once
 
 Size = tuple[int, int]
 

@@ -23,21 +23,21 @@ NETWORK = """from torch import nn
 
 def make():
     return nn.Sequential(
-        nn.Conv2d({channels}, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8), nn.ReLU(),
+        nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8), nn.ReLU(),
         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4),
     )
 """
 
 
-def written(folder: Path, channels: int = 3) -> tuple[str, Path]:
+def written(folder: Path) -> tuple[str, Path]:
     """A network as people write it, and its weights."""
     file, weights = folder / "net.py", folder / "net.pth"
-    file.write_text(NETWORK.format(channels=channels))
+    file.write_text(NETWORK)
     space: dict[str, object] = {}
     exec(file.read_text(), space)
     torch.manual_seed(0)
     made: nn.Module = space["make"]()  # type: ignore[operator]
-    made(torch.randn(64, channels, 16, 16))
+    made(torch.randn(64, 3, 16, 16))
     torch.save(made.state_dict(), weights)
     return f"{file}:make", weights
 

@@ -90,10 +90,8 @@ def synthesize(
             artifact = open_unanswered(network, f"unlabelled:{start}", seed=seed, skip_bad=False).artifact
         module, spec = artifact.module, artifact.input_spec
         assert module is not None
-        norms = norms_of(module)
-        if is_external_onnx(network.name):
-            inserted = unfolded_norms(module)
-            norms = [norm for norm in norms if not any(norm is other for other in inserted)]
+        inserted = set(unfolded_norms(module)) if is_external_onnx(network.name) else set()
+        norms = [norm for norm in norms_of(module) if norm not in inserted]
         note(f"{count} images of {spec.height} x {spec.width} pixels, from the statistics in {len(norms)} batch norms")
         if not norms:
             note(f"{network.name} keeps no statistics of its training images: what is made is less like them")

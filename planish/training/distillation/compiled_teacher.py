@@ -48,12 +48,12 @@ def compiled_teacher(teacher: nn.Module, spec: InputSpec, batch_size: int, bf16:
     """
     if find_spec("openvino") is None:
         return teacher
-    return _compile(_Wanted(fingerprint(teacher), spec, batch_size, bf16, torch.get_num_threads(), teacher))
+    return _compile(_Compilation(fingerprint(teacher), spec, batch_size, bf16, torch.get_num_threads(), teacher))
 
 
 @dataclass(frozen=True)
-class _Wanted:
-    weights: str
+class _Compilation:
+    fingerprint: str
     spec: InputSpec
     batch_size: int
     bf16: bool
@@ -62,11 +62,11 @@ class _Wanted:
 
 
 @lru_cache(maxsize=1)
-def _compile(asked: _Wanted) -> nn.Module:
+def _compile(job: _Compilation) -> nn.Module:
     import openvino
 
-    teacher, spec = asked.teacher, asked.spec
-    images = torch.randn(asked.batch_size, spec.channels, spec.height, spec.width, generator=torch.Generator().manual_seed(0))
+    teacher, spec = job.teacher, job.spec
+    images = torch.randn(job.batch_size, spec.channels, spec.height, spec.width, generator=torch.Generator().manual_seed(0))
     try:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the converter traces with deprecated functions
@@ -75,8 +75,8 @@ def _compile(asked: _Wanted) -> nn.Module:
                 return teacher
             model = openvino.convert_model(copy.deepcopy(teacher).to(memory_format=torch.contiguous_format), example_input=images)
         model.reshape(list(images.shape))
-        settings = {"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": "1", "INFERENCE_NUM_THREADS": str(asked.threads)}
-        precision = {} if asked.bf16 else {"INFERENCE_PRECISION_HINT": "f32"}
+        settings = {"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": "1", "INFERENCE_NUM_THREADS": str(job.threads)}
+        precision = {} if job.bf16 else {"INFERENCE_PRECISION_HINT": "f32"}
         compiled = CompiledTeacher(openvino.Core().compile_model(model, "CPU", settings | precision).create_infer_request())
         found = compiled(images)
     except Exception:  # the network's code, or the converter, may raise anything

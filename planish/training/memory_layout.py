@@ -1,11 +1,8 @@
-"""Memory of a training: the layout of feature maps, and what becomes of freed blocks."""
+"""Choice of the memory layout for training."""
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import ctypes
-import sys
 from collections.abc import Sequence
 
 import torch
@@ -14,29 +11,6 @@ from torch import nn
 from planish.artifact import InputSpec
 from planish.errors import first_line
 from planish.progress import note
-
-_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of malloc.h
-_LARGEST_INT = 2**31 - 1
-
-
-def keep_freed_memory() -> None:
-    """Make this process keep freed blocks for the next allocation instead of returning them to the system.
-
-    Feature maps are allocated and freed in every step; for those above 32 MB, glibc otherwise gets new pages from the system each time, and
-    touching them costs more than many a layer does.
-    """
-    if sys.platform == "linux":
-        with contextlib.suppress(AttributeError, OSError):  # the C library is not glibc
-            library = ctypes.CDLL(None)
-            library.mallopt(_M_MMAP_MAX, 0)
-            library.mallopt(_M_TRIM_THRESHOLD, _LARGEST_INT)
-
-
-def return_freed_memory() -> None:
-    """Return the blocks that are free now to the system."""
-    if sys.platform == "linux":
-        with contextlib.suppress(AttributeError, OSError):
-            ctypes.CDLL(None).malloc_trim(0)
 
 
 def memory_format(networks: Sequence[nn.Module], spec: InputSpec, channels_last: bool) -> torch.memory_format:

@@ -10,7 +10,7 @@ import pytest
 _FAULTS = """
 import resource, sys
 import torch
-from planish.training.memory import keep_freed_memory, return_freed_memory
+from planish.devices.allocator import keep_freed_memory, return_freed_memory
 
 if sys.argv[1] == "keep":
     keep_freed_memory()
