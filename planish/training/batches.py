@@ -13,6 +13,7 @@ import numpy.typing as npt
 import torch
 
 from planish.errors import TrainingError
+from planish.training.parallel.processes import ALONE, Processes
 
 if TYPE_CHECKING:
     from planish.artifact import InputSpec, Pixels
@@ -24,10 +25,11 @@ if TYPE_CHECKING:
 _AHEAD = 2  # number of prefetched batches
 
 
-def batches_per_epoch(images: int, batch_size: int) -> int:
-    """The number of batches per epoch. A last batch of a single image (another one every epoch) is dropped: batch norm needs at least 2."""
+def batches_per_epoch(images: int, batch_size: int, processes: int = 1) -> int:
+    """The number of batches per epoch. A last batch of a single image (another one every epoch) is dropped: batch norm needs at least 2,
+    and each process one."""
     whole, rest = divmod(images, batch_size)
-    return whole + (rest > 1)
+    return whole + (rest >= max(2, processes))
 
 
 def order_of(targets: Any, count: int, settings: FitSettings, epoch: int) -> npt.NDArray[np.int64]:
@@ -62,11 +64,19 @@ def order_of(targets: Any, count: int, settings: FitSettings, epoch: int) -> npt
 
 
 def batches(
-    images: Pixels, targets: Any, spec: InputSpec, task: Task, settings: FitSettings, epoch: int, *, ahead: bool
+    images: Pixels,
+    targets: Any,
+    spec: InputSpec,
+    task: Task,
+    settings: FitSettings,
+    epoch: int,
+    *,
+    ahead: bool,
+    processes: Processes = ALONE,
 ) -> Iterator[Batch]:
     """Yield the batches of one epoch: augmented images ``(N, H, W, C)`` in 0..255, uint8 or (after mixup) float32, and their targets.
 
-    Order and augmentation depend on the seed and the epoch only, so an epoch can be repeated without storing any random state.
+    Order and augmentation depend on the seed, the epoch and the process only, so an epoch can be repeated without storing any random state.
 
     Args:
         images: uint8 ``(N, H, W, C)``, may be memory-mapped.
@@ -77,9 +87,10 @@ def batches(
         epoch: number of the epoch, from 1.
         ahead: whether to prepare batches in a thread while the device computes. Not for a CPU: training already keeps its cores busy, and
             augmentation uses torch's global random state, as dropout on the CPU does.
+        processes: this process gets its share of each batch.
     """
     order = order_of(targets, len(images), settings, epoch)
-    generator = torch.Generator().manual_seed(settings.seed * 100_003 + epoch)
+    generator = torch.Generator().manual_seed(random_seed(settings.seed, epoch, processes.rank))
     wanted_changes = settings.augment_settings
     mirrored = np.zeros(len(images), bool)
     if settings.alternates_flips and isinstance(targets, np.ndarray):
@@ -88,7 +99,7 @@ def batches(
     change = task.augment(spec, wanted_changes)
 
     def make(number: int) -> Batch:
-        chosen = order[number * settings.batch_size : (number + 1) * settings.batch_size]
+        chosen = order[number * settings.batch_size : (number + 1) * settings.batch_size][processes.rank :: processes.count]
         forward = np.argsort(chosen)  # read the disk in order, but keep the batch shuffled: sorted, mixup would pair images of one class
         pixels = np.empty((len(chosen), *images.shape[1:]), np.uint8)
         pixels[forward] = images[chosen[forward]]
@@ -97,8 +108,13 @@ def batches(
         batch, wanted = change(batch, task.batch_targets(targets, chosen, spec), generator)
         return batch.permute(0, 2, 3, 1), wanted
 
-    count = batches_per_epoch(len(images), settings.batch_size)
+    count = batches_per_epoch(len(images), settings.batch_size, processes.count)
     yield from _in_background(make, count) if ahead else map(make, range(count))
+
+
+def random_seed(seed: int, epoch: int, rank: int) -> int:
+    """The seed of what is random in one epoch of one process."""
+    return seed * 100_003 + epoch + rank * 1_000_000_007
 
 
 def _in_background(make: Callable[[int], Batch], count: int) -> Iterator[Batch]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Protocol
@@ -67,8 +67,8 @@ def write_checkpoint(path: Path, identity: str, progressed: TrainingState, parts
         torch.save({"identity": identity, "progressed": shown} | {name: part.state_dict() for name, part in parts.items()}, partial)
 
 
-def read_checkpoint(path: Path, identity: str, parts: Mapping[str, Stateful]) -> TrainingState | None:
-    """Restore ``parts`` from a checkpoint and return the progress of the training; None if there is no file, or it cannot be read.
+def read_checkpoint(path: Path, identity: str, parts: Iterable[str]) -> tuple[TrainingState, dict[str, Any]] | None:
+    """Return the progress of a training and the states of its parts from a checkpoint; None if there is no file, or it cannot be read.
 
     Raises:
         TrainingError: the checkpoint belongs to another training.
@@ -87,6 +87,4 @@ def read_checkpoint(path: Path, identity: str, parts: Mapping[str, Stateful]) ->
             "images, network, settings, teacher and time limit must be the same to go on",
             "delete it to start afresh",
         )
-    for name, part in parts.items():
-        part.load_state_dict(states[name])
-    return progressed
+    return progressed, states

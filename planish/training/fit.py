@@ -29,7 +29,7 @@ from planish.models.storage import fingerprint
 from planish.models.strided import SafeStrides
 from planish.progress import Stage, log_values, note
 from planish.task import OUTPUTS, metric_of
-from planish.training.batches import batches, batches_per_epoch
+from planish.training.batches import batches, batches_per_epoch, random_seed
 from planish.training.checkpoint import TrainingState, identity, read_checkpoint, write_checkpoint
 from planish.training.distillation.compiled_teacher import compiled_teacher
 from planish.training.distillation.feature_transfer import FeatureStudent
@@ -37,6 +37,8 @@ from planish.training.distillation.teacher_cache import TeacherCache, cache_of
 from planish.training.input_speed import Waiting, notes_on_input_speed
 from planish.training.memory_layout import memory_format
 from planish.training.optimizers import optimizer_of
+from planish.training.parallel.batch_norm import whole_batch_norm
+from planish.training.parallel.processes import current_processes
 from planish.training.precision import use_bf16
 from planish.training.resizing import ProgressiveResizing
 from planish.training.schedules.averaging import STATISTICS_IMAGES, check_averaging, decay, fit_statistics, update_average
@@ -47,7 +49,7 @@ from planish.training.settings import FitSettings
 from planish.training.sparsity_constraint import SparsityConstraint
 
 if TYPE_CHECKING:
-    from planish.artifact import InputSpec, Preprocessing
+    from planish.artifact import InputSpec, Pixels, Preprocessing
     from planish.task import Split, Task
 
 _CHECKPOINT_SECONDS = 5.0  # minimum time between two checkpoints
@@ -147,6 +149,9 @@ def fit(
 ) -> Fitted:
     """Train a copy of ``module`` on the task's train split.
 
+    If several processes train together (``planish.training.parallel``), the first one calls this, and it runs in all of them. Each computes
+    the gradients of its share of every batch, whose means are those of the batch.
+
     Args:
         module: takes normalised float images ``(N, C, H, W)``; not changed.
         task: images, loss and metric.
@@ -165,41 +170,50 @@ def fit(
     begun, metric = monotonic(), metric_of(task)
     images, targets = task.split("train").images(input_spec, preprocessing), task.split("train").targets
     validation = task.split("validation").images(input_spec, preprocessing)
-    if len(images) < 2:
-        raise TrainingError(f"there are {len(images)} training images", "at least 2 are needed")
-    accelerator = Accelerator()
-    if accelerator.device.type == "cpu":
+    processes = current_processes()
+    if len(images) < max(2, processes.count):
+        raise TrainingError(f"there are {len(images)} training images", f"at least {max(2, processes.count)} are needed")
+    processes.start(fit, module, task, input_spec, preprocessing, settings, teacher=teacher, run=run, weights=weights)
+    device = Accelerator().device
+    if device.type == "cpu":
         keep_freed_memory()
     layout = memory_format([module] if teacher is None else [module, teacher.module], input_spec, settings.channels_last)
     student = copy.deepcopy(module).to(memory_format=layout)
     raise_momentum(student)
     freezer = LayerFreezer(student, input_spec, settings.freeze, settings.layer_decay)
-    student, optimizer = accelerator.prepare(student, optimizer_of(student, input_spec, settings, freezer))
+    optimizer = optimizer_of(student, input_spec, settings, freezer)
+    student.to(device)
     parts = {"module": student, "optimizer": optimizer}
     if settings.ema_decay or settings.swa_share:
         parts["average"] = copy.deepcopy(student)
     evaluated = parts.get("average", student)
     keep, keep_evaluated = SparsityConstraint(student, weights), SparsityConstraint(evaluated, weights)
-    bf16 = use_bf16(settings.mixed_precision, accelerator.device, module, input_spec)
     key = identity(
         settings, _identity_of(task.split("train")), input_spec, preprocessing, fingerprint(module),
         None if teacher is None else (fingerprint(teacher.module), teacher.weight, teacher.temperature, teacher.decoupled),
         run.max_seconds, metric.name,
     )  # fmt: skip
-    done = (None if run.checkpoint is None else read_checkpoint(run.checkpoint, key, parts)) or TrainingState(bf16)
+
+    def begin() -> tuple[TrainingState, dict[str, Any]]:
+        begun = None if run.checkpoint is None else read_checkpoint(run.checkpoint, key, parts)
+        return begun or (TrainingState(use_bf16(settings.mixed_precision, device, module, input_spec)), {})
+
+    done, states = processes.shared(begin)
+    for name, state in states.items():
+        parts[name].load_state_dict(state)
     cache = None
     if teacher is not None:
         # feature transfer needs the teacher's feature maps, so its outputs are not cached
         cache = None if isinstance(module, FeatureStudent) else cache_of(teacher.module, settings.batch_size, done.bf16)
-        taught_by = copy.deepcopy(teacher.module).eval().to(accelerator.device)
+        taught_by = copy.deepcopy(teacher.module).eval().to(device)
         if cache is not None:
             fold_batch_norm(taught_by)
-            if accelerator.device.type == "cpu" and task.name != OUTPUTS:  # coordinates need more digits than bfloat16 has
+            if device.type == "cpu" and task.name != OUTPUTS:  # coordinates need more digits than bfloat16 has
                 taught_by = compiled_teacher(taught_by, input_spec, settings.batch_size, done.bf16)
         teacher = replace(teacher, module=taught_by.to(memory_format=layout))
     resizing = ProgressiveResizing(module, input_spec, settings.start_scale, preprocessing.normalisation, targets)
-    loss_of = _Loss(task, settings, Normalise.of(preprocessing), resizing, student, teacher, cache, accelerator.device, done.bf16, layout)
-    count = batches_per_epoch(len(images), settings.batch_size)
+    loss_of = _Loss(task, settings, Normalise.of(preprocessing), resizing, student, teacher, cache, device, done.bf16, layout)
+    count = batches_per_epoch(len(images), settings.batch_size, processes.count)
     steps, written = done.steps, -math.inf
     first_validation = 0.5 * len(validation) / settings.batch_size if run.validate else 0.0  # a forward pass is a third of a step
     schedule = Schedule(key, settings.epochs * count, count, run.max_seconds, first_validation, monotonic() - begun, resizing.cost)
@@ -218,23 +232,26 @@ def fit(
             waiting = Waiting()
             student.train()
             freezer(schedule.progress(steps), restart=True)
-            with _random_state_of(settings.seed, epoch, accelerator.device):
-                ahead = accelerator.device.type != "cpu"
-                for batch, wanted in waiting.on(batches(images, targets, input_spec, task, settings, epoch, ahead=ahead)):
-                    schedule.correct(steps)
+            with _random_state_of(random_seed(settings.seed, epoch, processes.rank), device), whole_batch_norm(processes):
+                ahead = device.type != "cpu"
+                made = batches(images, targets, input_spec, task, settings, epoch, ahead=ahead, processes=processes)
+                for batch, wanted in waiting.on(made):
+                    schedule.correct(steps, processes.shared)
                     if schedule.progress(steps) >= 1:
                         break
                     freezer(schedule.progress(steps))
                     rate = _set_rate(optimizer, schedule.progress(steps + 0.5), settings)
-                    loss = loss_of(batch, wanted, schedule.progress(steps))
-                    losses.append(loss.item())
+                    whole = min(settings.batch_size, len(images) - len(losses) * settings.batch_size)
+                    loss = loss_of(batch, wanted, schedule.progress(steps)) * (processes.count * len(batch) / whole)
+                    losses.append(processes.mean(loss.item()))
                     if not math.isfinite(losses[-1]):
                         raise _diverged(losses[-1], epoch, len(losses), rate, settings)
                     optimizer.zero_grad()
                     with _explained_gradients():
-                        accelerator.backward(loss)
+                        loss.backward()
+                    processes.average_gradients(student)
                     if settings.clip_norm is not None:
-                        accelerator.clip_grad_norm_(student.parameters(), settings.clip_norm)
+                        nn.utils.clip_grad_norm_(student.parameters(), settings.clip_norm)
                     optimizer.step()
                     keep()
                     steps += 1
@@ -246,7 +263,7 @@ def fit(
                         done.snapshots.append(_state(evaluated))
                     stage.total = schedule.expected_steps()
                     stage.advance()
-            if not done.history and accelerator.device.type == "cpu":
+            if not done.history and device.type == "cpu" and processes.first:
                 done.notes += notes_on_input_speed(waiting.seconds, schedule.seconds - epoch_begun, images, input_spec, settings)
             keep_evaluated()  # averages of equal values may differ by rounding
             validated = monotonic()
@@ -254,8 +271,7 @@ def fit(
                 fit_statistics(evaluated, task, input_spec, preprocessing, settings)
             score = math.nan
             if run.validate:
-                outputs = TorchPredictor(evaluated, preprocessing, 2 * settings.batch_size)(validation)
-                score = metric.scale * float(np.mean(task.scores(outputs, task.split("validation").targets)))
+                score = processes.shared(lambda: _validated(evaluated, task, validation, preprocessing, settings))
                 to_come = min(STATISTICS_IMAGES, len(images)) if settings.swa_share and not done.averaged_steps else 0
                 took = monotonic() - validated
                 schedule.validated(took, (0.2 + 1.2 * to_come / len(validation)) * took)
@@ -267,11 +283,11 @@ def fit(
             shown = f", validation {in_words(metric.name)} {value}".rstrip() if run.validate else ""
             stage.advance(0, f"epoch {epoch}: loss {mean_loss:.3f}{shown}")
             _judge(done, score if metric.higher_is_better else -score, evaluated, settings.patience if run.validate else None)
-            schedule.correct(steps)
+            schedule.correct(steps, processes.shared)
             done.steps, done.schedule = steps, schedule.state()
             if not done.stopped and schedule.progress(steps) >= 1:
                 done.stopped = "finished" if steps >= schedule.total_steps else "deadline"
-            if run.checkpoint is not None and (done.stopped or monotonic() - written > _CHECKPOINT_SECONDS):
+            if run.checkpoint is not None and processes.first and (done.stopped or monotonic() - written > _CHECKPOINT_SECONDS):
                 write_checkpoint(run.checkpoint, key, done, parts)
                 written = monotonic()
         stage.total = stage.done
@@ -280,7 +296,7 @@ def fit(
 
     if done.best_state is not None:
         evaluated.load_state_dict(done.best_state)
-    fitted = accelerator.unwrap_model(evaluated).to("cpu").to(memory_format=torch.contiguous_format).eval()
+    fitted = evaluated.to("cpu").to(memory_format=torch.contiguous_format).eval()
     snapshots = []
     for state in done.snapshots:
         snapshots.append(copy.deepcopy(fitted))
@@ -288,6 +304,12 @@ def fit(
     history = tuple(Epoch(**epoch) for epoch in done.history)
     return_freed_memory()
     return Fitted(fitted, history, steps / count, done.schedule["seconds"], step_seconds, done.stopped, (*snapshots, fitted))
+
+
+def _validated(module: nn.Module, task: Task, images: Pixels, preprocessing: Preprocessing, settings: FitSettings) -> float:
+    """The score on the validation images, in the metric's unit."""
+    outputs = TorchPredictor(module, preprocessing, 2 * settings.batch_size)(images)
+    return metric_of(task).scale * float(np.mean(task.scores(outputs, task.split("validation").targets)))
 
 
 def _log(epoch: Epoch, metric: str) -> None:
@@ -373,9 +395,8 @@ def _float(values: torch.Tensor) -> torch.Tensor:
 
 
 def _reads(student: nn.Module) -> nn.Module:
-    """The network itself, whose methods interpret its outputs, without the wrappers of data parallelism and ``FeatureStudent``."""
-    inner: nn.Module = getattr(student, "module", student)
-    return inner.network if isinstance(inner, FeatureStudent) else inner
+    """The network itself, whose methods interpret its outputs, without the wrapper ``FeatureStudent``."""
+    return student.network if isinstance(student, FeatureStudent) else student
 
 
 def _set_rate(optimizer: torch.optim.Optimizer, progress: float, settings: FitSettings) -> float:
@@ -386,10 +407,10 @@ def _set_rate(optimizer: torch.optim.Optimizer, progress: float, settings: FitSe
 
 
 @contextmanager
-def _random_state_of(seed: int, epoch: int, device: torch.device) -> Iterator[None]:
-    """Seed torch's global random state, used for example by dropout, by seed and epoch; restore the caller's state afterwards."""
+def _random_state_of(seed: int, device: torch.device) -> Iterator[None]:
+    """Seed torch's global random state, used for example by dropout; restore the caller's state afterwards."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed * 100_003 + epoch)
+        torch.manual_seed(seed)
         yield
 
 

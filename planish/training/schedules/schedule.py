@@ -118,12 +118,17 @@ class Schedule:
         self._validation, self._reserved = seconds, reserved
         self._validated += seconds
 
-    def correct(self, steps: int) -> None:
-        """Re-estimate the number of remaining steps if a correction is due; to be called before each step."""
+    def correct(self, steps: int, shared: Callable[[Callable[[], Any]], Any] = lambda work: work()) -> None:
+        """Re-estimate the number of remaining steps if a correction is due; to be called before each step.
+
+        Args:
+            steps: number of steps so far.
+            shared: see ``Processes.shared``: all processes that train together follow the decision of the first.
+        """
         if self.max_seconds is None or steps != self.planned[-1].correction or self.progress(steps) >= 1:
             return
-        limit = self.max_seconds
-        self.planned.append(SchedulePlan(**decide(f"schedule:{self.key}:{len(self.planned)}", lambda: asdict(self._decided(steps, limit)))))
+        limit, key = self.max_seconds, f"schedule:{self.key}:{len(self.planned)}"
+        self.planned.append(SchedulePlan(**shared(lambda: decide(key, lambda: asdict(self._decided(steps, limit))))))
         self._validated = 0.0
         self._set_seconds(self.planned[-1].seconds)
 
