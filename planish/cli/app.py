@@ -143,19 +143,26 @@ def main(tokens: list[str] | None = None) -> NoReturn:
 
     Of several processes that ``accelerate launch`` started, the first one runs it, and the others take part in its trainings.
     """
-    processes = None
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        from planish.training.parallel.processes import connect  # slow to import
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        _main(tokens)
+    from planish.training.parallel import connect  # slow to import
 
-        processes = connect()
-        if not processes.first:
-            processes.take_part()
-            sys.exit(0)
+    processes = connect()
+    if not processes.first:
+        processes.take_part()
+        sys.exit(0)
+    try:
+        _main(tokens)
+    except SystemExit as ended:
+        if ended.code == 0:
+            processes.end()
+        raise
+
+
+def _main(tokens: list[str] | None) -> NoReturn:
     try:
         code = app(_usual_form(sys.argv[1:] if tokens is None else tokens))
     except CycloptsError as error:
         with running(debug=False):
             fail(str(error))
-    if processes is not None and code in (0, None):
-        processes.end()
     sys.exit(code if isinstance(code, int) else 0)

@@ -159,7 +159,7 @@ def current_processes() -> Processes:
     if _now.count == 1 and (count := _launched()) > 1:
         raise TrainingError(
             f"this program was started in {count} processes, and each of them would train on all images",
-            "they train together after planish.training.parallel.processes.connect()",
+            "they train together after planish.training.parallel.connect()",
             "accelerate launch -m planish, which does it",
         )
     return _now
