@@ -16,6 +16,8 @@ from planish.training.original import Original, TrainMode, train_original
 from planish.training.prepare import Job
 from planish.training.settings import FitSettings
 
+_HISTORY = "history.json"
+
 
 def stored_original(
     job: Job, folder: Path, store: Store, settings: FitSettings, *, mode: TrainMode, seconds: float | None = None, name: str = "original"
@@ -52,5 +54,10 @@ def stored_original(
 def write_training(found: Original, task: Task, folder: Path) -> None:
     """Write ``history.json`` and ``augmented.png`` for the report, if the model was trained."""
     if found.settings is not None:
-        write_json(folder / "history.json", [dataclasses.asdict(epoch) for epoch in found.history])
+        write_json(folder / _HISTORY, [dataclasses.asdict(epoch) for epoch in found.history])
         augmentation_preview(found.artifact, task, found.settings).save(folder / "augmented.png")
+
+
+def trained_here(folder: Path) -> bool:
+    """Whether the original of a run was trained by it."""
+    return (folder / _HISTORY).exists()

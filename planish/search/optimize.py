@@ -29,7 +29,7 @@ from planish.runs.live import telling
 from planish.runs.networks.answers import answered
 from planish.runs.networks.raw_outputs import outputs_job
 from planish.runs.open_network import unlabelled_job
-from planish.runs.original import stored_original
+from planish.runs.original import stored_original, trained_here
 from planish.runs.precision import decided_precision
 from planish.runs.record import run_folder
 from planish.runs.runner import Runner, subject_of
@@ -227,6 +227,7 @@ def optimize(
             batch=target.batch,
             recovery=recovery,
             mild_rate=_PRETRAINED_MILD_RATE if job.pretrained and not of_task else recovery.learning_rate,
+            trained_before=not trained_here(folder),
             budget=seconds,
             least_seconds=least,
             allowed=allowed,

@@ -125,6 +125,7 @@ class Search:
         batch: batch size.
         recovery: how compressed networks are trained; its epochs are the maximum of one round.
         mild_rate: learning rate of recovery for a network that has lost little.
+        trained_before: whether the original came trained, rather than being trained in this run.
         budget: seconds for the whole run.
         least_seconds: minimum time of the whole run, as estimated at its start.
         allowed: runtimes that candidates may be deployed in.
@@ -144,6 +145,7 @@ class Search:
     batch: int
     recovery: Distill
     mild_rate: float
+    trained_before: bool
     budget: float
     least_seconds: float
     allowed: tuple[str, ...]

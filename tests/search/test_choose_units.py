@@ -7,7 +7,9 @@ from types import SimpleNamespace
 from typing import cast
 
 import pytest
+from torch import nn
 
+from planish.artifact import InputSpec
 from planish.measurement import Measurement, Metric
 from planish.plan import Plan
 from planish.report import formatting as words
@@ -92,13 +94,16 @@ def a_step_takes_a_fifth_of_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("planish.search.trials.forecast.training_step_seconds", lambda _: 0.2)
 
 
+NETWORK = SimpleNamespace(module=nn.Linear(3, 2), input_spec=InputSpec(3, 64, 64))
+
+
 def forecast(unit: float) -> Forecast:
     """A search of 1,000 images whose original is worth 90 points."""
     kept = trial(1.0, 0.0, unit=unit).measurements | {"drop_validation": Measurement("drop", 0.2 * unit, "mm", 9, False)}
     deployment = RuntimeVariant("int8", "openvino")
-    runner = SimpleNamespace(task=SimpleNamespace(split=lambda _: range(1000)), original=None)
+    runner = SimpleNamespace(task=SimpleNamespace(split=lambda _: range(1000)), original=NETWORK)
     search = SimpleNamespace(
-        runner=runner, goal=Goal(1.0 * unit, point=unit), deployment=deployment,
+        runner=runner, trained_before=False, goal=Goal(1.0 * unit, point=unit), deployment=deployment,
         journal=SimpleNamespace(candidates={str(deployment): SimpleNamespace(measurements=kept)}), knowledge=lambda: 90.0 * unit,
     )  # fmt: skip
     mild, strong = trial(1.5, 2.0, 0.1, unit=unit), trial(4.0, 40.0, 9.0, 6.0, unit=unit)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from scipy import stats
@@ -13,7 +14,7 @@ from planish.search.choice import drop_upper_bound, standard_error
 from planish.search.state import Search
 from planish.search.time_estimates import training_step_seconds
 from planish.search.trials.expected_improvement import Floats, success
-from planish.search.trials.prediction import Recovery, ScreenedLevel, expected_floor, predict_levels, predict_recoveries
+from planish.search.trials.prediction import Floors, Recovery, ScreenedLevel, predict_levels, predict_recoveries
 from planish.search.trials.proposals import GRID, Level, Trial, value, value_of
 
 _LEAST_ERROR = 0.2  # smallest standard error of a drop on validation, in points
@@ -89,7 +90,7 @@ class Forecast:
         uncertainty = 0.0 if trial.history else min(1.0, error / max(before, error, _LEAST_ERROR))
         return Prospect(
             trial.name, trial.level, before, steps, self._step_seconds(trial.gain), value_of(trial, self.search.goal),
-            self._floor(trial.level, trial.gain), uncertainty,
+            self._floors.of(trial.level, trial.gain), uncertainty,
         )  # fmt: skip
 
     def within(self, prospects: Sequence[Prospect], seconds: Sequence[float]) -> Floats:
@@ -132,7 +133,7 @@ class Forecast:
             Prospect(
                 str(level), level, share * self._knowledge(), 0.0, self._step_seconds(gain),
                 value(gain, kept["latency_ms"].value / gain, kept["size_bytes"].value * (1 - level.blocks) / level.speedup, goal),
-                self._floor(level, gain), spread * (1 - share),
+                self._floors.of(level, gain), spread * (1 - share),
             )
             for level, gain, share, spread in zip(levels, gains, shares, drop.deviation, strict=True)
         ]  # fmt: skip
@@ -176,8 +177,12 @@ class Forecast:
     def _knowledge(self) -> float:
         return max(1.0, self.search.knowledge() / self.search.goal.point)
 
-    def _floor(self, level: Level, gain: float) -> float:
-        return expected_floor(100 - self._knowledge(), level, gain)
+    @cached_property
+    def _floors(self) -> Floors:
+        original = self.search.runner.original
+        parameters = sum(weight.numel() for weight in original.module.parameters())
+        side = min(original.input_spec.height, original.input_spec.width)
+        return Floors(100 - self._knowledge(), parameters, side, self.search.trained_before)
 
     def _before(self, trial: Trial) -> float:
         return trial.measurements["drop_untrained"].value / self.search.goal.point
@@ -187,7 +192,7 @@ class Forecast:
         for trial in self.trained:
             for steps, drop in trial.history:
                 after = drop.value / self.search.goal.point
-                floor = self._floor(trial.level, trial.gain)
+                floor = self._floors.of(trial.level, trial.gain)
                 found.append(Recovery(trial.name, trial.level, self._before(trial), steps, after, self._error_of(drop), floor))
         return found
 

@@ -21,9 +21,13 @@ Floats = npt.NDArray[np.float64]
 _LEAST = 0.3  # smallest drop on a log scale, in points: below it a difference has no effect
 _EASY = 20  # steps of training after which recovery becomes slow
 
-# Prior of the drop after training, which approaches a floor: docs/decisions/0143-a-drop-has-a-floor.md has the recoveries that it rests on.
+# Prior of the drop after training, which approaches a floor: docs/decisions/0143-a-drop-has-a-floor.md and 0147 have the recoveries that it
+# rests on.
 _SLOPE = -0.45  # log of what is left above the floor, per doubling of the steps
-_ERROR_GROWTH = 0.08  # exponent of the original's error by how many times smaller a network is, after any training
+_SPARE_EXPONENT = 0.08  # of the original's error by how many times smaller a network is, after any training
+_EXPONENT_OF_MILLION, _SIZE_POWER = 0.13, -0.6  # the same by the original's parameters: that of a million, and its power of their number
+_EXPONENT_RANGE = (0.05, 0.4)
+_LARGE_SIDE = 224  # pixels: of smaller images, fewer pixels cost more than fewer channels
 _ERROR_RANGE = (5.0, 20.0)  # of the original's error in points: outside it says little about what a smaller network loses
 _FLOOR_SHARE = 0.5  # maximum floor as a share of the drop before training
 # Standard deviations of the weights of ``_recovery_features``.
@@ -86,7 +90,7 @@ class Recovery:
         steps: training steps since then.
         after: drop after them, in points; NaN if it is to be predicted.
         error: standard error of ``after``, in points.
-        floor: drop that is expected to remain however long it is trained, in points; see ``expected_floor``.
+        floor: drop that is expected to remain however long it is trained, in points; see ``Floors``.
         uncertainty: standard deviation of the log of ``before``, if that is itself predicted.
     """
 
@@ -100,20 +104,44 @@ class Recovery:
     uncertainty: float = 0.0
 
 
-def expected_floor(original_error: float, level: Level, gain: float) -> float:
-    """Return the drop that is expected to remain however long a smaller network is trained, in points.
+@dataclass(frozen=True)
+class Floors:
+    """The drops that are expected to remain however long smaller networks are trained.
 
     The error of networks of a kind grows with a power of how many times smaller they are (Rosenfeld et al. 2020, A Constructive Prediction
-    of the Generalization Error Across Scales, arXiv:1909.12673). The exponent depends on how much larger than necessary the original is;
-    ``predict_recoveries`` learns it from the trials that were trained.
+    of the Generalization Error Across Scales, arXiv:1909.12673). The exponent depends on how much larger than necessary the original is,
+    for which its parameters stand; ``predict_recoveries`` learns it from the trials that were trained.
 
     Args:
-        original_error: error of the original in points: what its score lacks to a perfect one.
-        level: level of the smaller network, which says about how many times fewer MACs it has.
-        gain: its speed-up, which is used for a student instead.
+        error: error of the original in points: what its score lacks to a perfect one.
+        parameters: number of its parameters.
+        side: shorter side of its images, in pixels.
+        trained_before: whether the original came trained. One that was trained for some minutes of this run gains by more training, which
+            makes up for what a smaller network loses.
     """
-    times_smaller = math.log(max(1.0, gain)) if level.student else sum(_sizes(level))
-    return float(np.clip(original_error, *_ERROR_RANGE)) * math.expm1(_ERROR_GROWTH * times_smaller)
+
+    error: float
+    parameters: int
+    side: int
+    trained_before: bool
+
+    @property
+    def exponent(self) -> float:
+        """The exponent that is expected."""
+        by_size = _EXPONENT_OF_MILLION * (max(1, self.parameters) / 1e6) ** _SIZE_POWER
+        return float(np.clip(by_size, *_EXPONENT_RANGE)) if self.trained_before else _SPARE_EXPONENT
+
+    def of(self, level: Level, gain: float) -> float:
+        """Return the floor of a smaller network, in points.
+
+        Args:
+            level: its level, which says about how many times fewer MACs it has.
+            gain: its speed-up, which is used for a student instead.
+        """
+        widths, pixels, blocks = _sizes(level)
+        pixels *= max(1.0, _LARGE_SIDE / self.side) ** 0.5
+        times_smaller = math.log(max(1.0, gain)) if level.student else widths + pixels + blocks
+        return float(np.clip(self.error, *_ERROR_RANGE)) * math.expm1(self.exponent * times_smaller)
 
 
 def predict_recoveries(observed: Sequence[Recovery], wanted: Sequence[Recovery]) -> Normal:

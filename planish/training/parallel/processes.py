@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import os
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -53,8 +54,14 @@ class Processes:
             self._send((function, arguments, options))
 
     def take_part(self) -> None:
-        """Run the functions that the first process starts, until it ends."""
-        while (call := self._send(None)) is not None:
+        """Run the functions that the first process starts, until it ends. If it fails, this process ends too, with exit code 1."""
+        while True:
+            try:
+                call = self._send(None)
+            except RuntimeError:  # the connection is closed
+                sys.exit(1)
+            if call is None:
+                return
             function, arguments, options = call
             with suppress(PlanishError):  # the first process raises it as well
                 function(*arguments, **options)
