@@ -284,6 +284,16 @@ def test_boxes_in_parquet(tmp_path: Path, load: Load, form: str) -> None:
     assert found == expected
 
 
+def test_a_damaged_image_with_boxes_in_parquet(tmp_path: Path, load: Load) -> None:
+    objects = [{"bbox": [[2.0, 2.0, 6.0, 5.0]], "category": ["cell"]}] * 8
+    images = [{"bytes": png(number), "path": None} for number in range(7)] + [{"bytes": b"\x89PNG damaged", "path": None}]
+    pq.write_table(pa.table({"image": images, "objects": objects}), tmp_path / "cells.parquet")
+    with pytest.raises(DataError, match="1 of 8 files are broken: .*0000007.png"):
+        load(tmp_path / "cells.parquet")
+    data = load(tmp_path / "cells.parquet", skip_bad=True)
+    assert sum(len(data.splits[name]) for name in ("train", "validation", "test")) == 7
+
+
 def test_which_column_is_the_label(tmp_path: Path, load: Load) -> None:
     table = hub_table([0, 1, 2] * 10, coarse=[0, 1] * 15).rename_columns(["img", "fine", "coarse"])
     features = {"img": {"_type": "Image"}} | {

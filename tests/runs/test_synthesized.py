@@ -23,21 +23,21 @@ NETWORK = """from torch import nn
 
 def make():
     return nn.Sequential(
-        nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8), nn.ReLU(),
+        nn.Conv2d(CHANNELS, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8), nn.ReLU(),
         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4),
     )
 """
 
 
-def written(folder: Path) -> tuple[str, Path]:
+def written(folder: Path, channels: int = 3) -> tuple[str, Path]:
     """A network as people write it, and its weights."""
     file, weights = folder / "net.py", folder / "net.pth"
-    file.write_text(NETWORK)
+    file.write_text(NETWORK.replace("CHANNELS", str(channels)))
     space: dict[str, object] = {}
     exec(file.read_text(), space)
     torch.manual_seed(0)
     made: nn.Module = space["make"]()  # type: ignore[operator]
-    made(torch.randn(64, 3, 16, 16))
+    made(torch.randn(64, channels, 16, 16))
     torch.save(made.state_dict(), weights)
     return f"{file}:make", weights
 
@@ -69,6 +69,12 @@ def test_an_onnx_file_has_no_statistics(tmp_path: Path) -> None:
         synthesize(str(tmp_path / "net.onnx"), out=tmp_path / "made", count=6, steps=3, mean=0, std=1)
     assert any("keeps no statistics" in text for text in notes)
     assert Image.open(tmp_path / "made" / "0000.png").size == (16, 16)
+
+
+def test_a_network_of_one_channel_gets_grey_images(tmp_path: Path) -> None:
+    name, weights = written(tmp_path, channels=1)
+    folder = synthesize(name, out=tmp_path / "made", count=6, steps=3, weights=weights, mean=0.5, std=0.25, image_size=16)
+    assert Image.open(folder / "0000.png").mode == "L"
 
 
 def test_mistakes_are_named_and_nothing_is_overwritten(tmp_path: Path) -> None:

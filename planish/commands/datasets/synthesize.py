@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,8 @@ from planish.errors import DataError
 from planish.units import ImageSize, image_sides
 
 if TYPE_CHECKING:
-    from planish.artifact import Pixels
+    from planish.artifact import Artifact, Pixels
+    from planish.settings import ModelSettings
 
 _USUAL_SIDE = 224
 _OPENED_WITH = 8  # images that a network is opened with
@@ -63,8 +65,7 @@ def synthesize(
     """
     import tempfile
 
-    from planish.artifact import InputSpec
-    from planish.commands.models import channel_list, open_unanswered
+    from planish.commands.models import channel_list
     from planish.data.sources.unlabelled import SYNTHESIZED
     from planish.files.workspace import replace_folder
     from planish.models.onnx.unfolding import unfolded_norms
@@ -83,11 +84,8 @@ def synthesize(
     height, width = (_USUAL_SIDE, _USUAL_SIDE) if image_size is None else image_sides(image_size)
     folder.absolute().parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.absolute().parent) as place:
-        start = Path(place) / "start"
-        start.mkdir()
-        _save(start, dead_leaves(_OPENED_WITH, InputSpec(3, height, width), seed))
         with collecting_notes(silent=True):  # about images that are there only to open the network with
-            artifact = open_unanswered(network, f"unlabelled:{start}", seed=seed, skip_bad=False).artifact
+            artifact = _opened(network, Path(place), (height, width), seed)
         module, spec = artifact.module, artifact.input_spec
         assert module is not None
         inserted = set(unfolded_norms(module)) if is_external_onnx(network.name) else set()
@@ -104,6 +102,27 @@ def synthesize(
         (whole / SYNTHESIZED).write_text(text, encoding="utf-8")
         replace_folder(folder.absolute(), whole)
     return folder
+
+
+def _opened(network: ModelSettings, place: Path, size: tuple[int, int], seed: int) -> Artifact:
+    """Open a network with images that are drawn for this: in colour, or, if it does not take those, in grey."""
+    from planish.artifact import InputSpec
+    from planish.commands.models import open_unanswered
+    from planish.errors import PlanishError
+    from planish.runs.networks.synthesis import dead_leaves
+
+    def opened(channels: int) -> Artifact:
+        folder = place / f"start-{channels}"
+        folder.mkdir()
+        _save(folder, dead_leaves(_OPENED_WITH, InputSpec(channels, *size), seed))
+        return open_unanswered(network, f"unlabelled:{folder}", seed=seed, skip_bad=False).artifact
+
+    try:
+        return opened(3)
+    except PlanishError:
+        with suppress(PlanishError):
+            return opened(1)
+        raise
 
 
 def _save(folder: Path, images: Pixels) -> None:

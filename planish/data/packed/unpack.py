@@ -16,7 +16,6 @@ from planish.data.packed.archives import is_archive, tar_damage_reported, write_
 from planish.data.packed.parquet import parquet_images
 from planish.data.packed.sample import Objects, PackedImage
 from planish.data.packed.shards import is_shard, shard_images
-from planish.data.preprocessing import LARGEST_PIXELS, image_damage_reported, open_header
 from planish.data.sources.inventory import Inventory, LeftOut
 from planish.data.sources.listing import EXTENSIONS, SPLIT_WORDS
 from planish.errors import DataError
@@ -158,7 +157,10 @@ def _write(images: Iterable[PackedImage], folder: Path) -> list[LeftOut]:
 
 
 def _coco(folder: Path, boxes: Mapping[Path, Objects]) -> dict[str, Any]:
-    """The objects of the images of a folder in COCO's format; ``boxes`` has those of all folders, which share their categories."""
+    """The objects of the images of a folder in COCO's format; ``boxes`` has those of all folders, which share their categories.
+
+    The size of an image is left out: it may be damaged, which is found when it is decoded.
+    """
     names = sorted({name for objects in boxes.values() for name, _ in objects})
     ids = {name: number for number, name in enumerate(names, start=1)}
     images: list[dict[str, Any]] = []
@@ -166,8 +168,7 @@ def _coco(folder: Path, boxes: Mapping[Path, Objects]) -> dict[str, Any]:
     for file, objects in boxes.items():
         if file.parent != folder:
             continue
-        with image_damage_reported(), file.open("rb") as stream, open_header(stream, LARGEST_PIXELS) as image:
-            images.append({"id": len(images), "file_name": file.name, "width": image.width, "height": image.height})
+        images.append({"id": len(images), "file_name": file.name})
         for name, box in objects:
             annotations.append(
                 {
