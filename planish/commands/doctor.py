@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 _EXTRAS = {
     "serve": "fastapi", "ray": "ray", "sign": "cryptography", "hub": "huggingface_hub", "parquet": "pyarrow", "mlflow": "mlflow",
     "tensorboard": "tensorboard", "wandb": "wandb", "trackio": "trackio", "litert": "ai_edge_litert", "executorch": "executorch",
+    "jax": "torchax",
 }  # fmt: skip
 
 

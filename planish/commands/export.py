@@ -14,7 +14,7 @@ from planish.units import ImageSize
 if TYPE_CHECKING:
     from planish.data.sources.dataset import Dataset
 
-Format = Literal["onnx", "openvino", "litert", "executorch", "torch_export", "tensorrt"]
+Format = Literal["onnx", "openvino", "litert", "executorch", "torch_export", "stablehlo", "tensorrt"]
 
 
 def export(
@@ -64,13 +64,15 @@ def export(
         $ planish export model/ photos/ --to openvino --int8 --out bundle/
     """
     from planish.compression import Int8
-    from planish.export import Temperature, ToExecuTorch, ToLiteRt, ToOnnx, ToOpenVino, ToTensorRt, ToTorchExport
+    from planish.export import Temperature, ToExecuTorch, ToLiteRt, ToOnnx, ToOpenVino, ToStableHlo, ToTensorRt, ToTorchExport
     from planish.plan import Plan
 
     by_way_of_onnx: dict[str, tuple[Any, ...]] = {"onnx": (), "openvino": (ToOpenVino(),), "tensorrt": (ToTensorRt(),)}
-    directly: dict[str, Any] = {"litert": ToLiteRt(int8=int8), "executorch": ToExecuTorch(int8=int8), "torch_export": ToTorchExport()}
+    directly: dict[str, Any] = {
+        "litert": ToLiteRt(int8=int8), "executorch": ToExecuTorch(int8=int8), "torch_export": ToTorchExport(), "stablehlo": ToStableHlo(),
+    }  # fmt: skip
     if to in directly:
-        if calibrate or (int8 and to == "torch_export"):
+        if calibrate or (int8 and to in ("torch_export", "stablehlo")):
             what = "a temperature" if calibrate else "INT8"
             raise ModelError(
                 f"{what} in a {to} file", "it is written into ONNX files, and what is made of them", "export to onnx or openvino"

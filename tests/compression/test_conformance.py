@@ -30,7 +30,7 @@ from planish.compression import (
 )
 from planish.compression.quantization import mixed_precision
 from planish.devices.layer_latency import Variant, multiplications
-from planish.export import Pack, Temperature, ToExecuTorch, ToLiteRt, ToOnnx, ToOpenVino, ToTorchExport
+from planish.export import Pack, Temperature, ToExecuTorch, ToLiteRt, ToOnnx, ToOpenVino, ToStableHlo, ToTorchExport
 from planish.export.litert_file import PYTHON
 from planish.task import Task
 from planish.technique import registered
@@ -207,6 +207,11 @@ class TestToLiteRt(TechniqueConformance):
 @pytest.mark.skipif(find_spec("executorch") is None, reason="ExecuTorch is not installed")
 class TestToExecuTorch(TechniqueConformance):
     technique = ToExecuTorch(int8=True)
+
+
+@pytest.mark.skipif(find_spec("torchax") is None, reason="JAX and torchax are not installed")
+class TestToStableHlo(TechniqueConformance):
+    technique = ToStableHlo()
 
 
 def test_every_registered_technique_is_here() -> None:

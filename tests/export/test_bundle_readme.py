@@ -20,7 +20,7 @@ from torch import nn
 from planish.artifact import Artifact, InputSpec, Lineage, Preprocessing, Source
 from planish.errors import RuntimeMissingError
 from planish.evaluation.torch_predictor import TorchPredictor
-from planish.export import Pack, ToExecuTorch, ToLiteRt, ToOnnx, ToOpenVino, ToTorchExport
+from planish.export import Pack, ToExecuTorch, ToLiteRt, ToOnnx, ToOpenVino, ToStableHlo, ToTorchExport
 from planish.export.bundle.folder import write_bundle
 from planish.export.bundle.readme import readme
 from planish.export.litert_file import converter_python
@@ -112,6 +112,7 @@ FORMATS: dict[str, tuple[tuple[Any, ...], str]] = {
     "litert": ((ToLiteRt(),), "litert"),
     "litert, INT8": ((ToLiteRt(int8=True),), "litert"),
     "executorch": ((ToExecuTorch(),), "executorch"),
+    "stablehlo": ((ToStableHlo(),), "jax"),
 }
 
 
@@ -156,7 +157,7 @@ class Pixels(nn.Module):
         return {"classes": classes.to(torch.uint8), "confidence": confidence}
 
 
-@pytest.mark.parametrize("form", ["onnx", "torch_export", "litert", "executorch"])
+@pytest.mark.parametrize("form", ["onnx", "torch_export", "litert", "executorch", "stablehlo"])
 def test_the_lines_read_several_outputs_by_name(tmp_path: Path, form: str) -> None:
     steps, runtime = FORMATS[form]
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,7 +17,7 @@ from planish.artifact import Artifact
 from planish.compression import ChannelPruning, Int8
 from planish.data.normalisation import Normalise
 from planish.errors import RuntimeMissingError
-from planish.export import ToExecuTorch, ToLiteRt, ToOnnx, ToOpenVino, ToTorchExport, litert_file
+from planish.export import ToExecuTorch, ToLiteRt, ToOnnx, ToOpenVino, ToStableHlo, ToTorchExport, litert_file
 from planish.export.checks.agreement import decoded_difference, numeric_outputs
 from planish.export.checks.similarity import likeness
 from planish.export.runtimes.litert import read_metadata
@@ -37,6 +38,7 @@ def _converter() -> bool:
 
 
 needs_litert = pytest.mark.skipif(not _converter(), reason="LiteRT and its converter are not installed")
+needs_jax = pytest.mark.skipif(find_spec("torchax") is None, reason="JAX and torchax are not installed")
 needs_executorch = pytest.mark.skipif(find_spec("executorch") is None, reason="ExecuTorch is not installed")
 
 
@@ -82,6 +84,14 @@ class TorchExport(FormatConformance):
         said = dict.fromkeys(["planish.class_names", "planish.preprocessing", "planish.input_spec", "planish.lineage"], "")
         torch.export.load(file, extra_files=said)
         return said
+
+
+class StableHlo(FormatConformance):
+    exporters, runtime = (ToStableHlo(),), "jax"
+
+    def embedded_metadata(self, file: Path) -> dict[str, str]:
+        with zipfile.ZipFile(file) as archive:
+            return {name: archive.read(name).decode() for name in archive.namelist()}
 
 
 class Quantized:
@@ -174,6 +184,22 @@ class TestExecuTorch(ExecuTorch):
 
 
 class TestTorchExport(TorchExport):
+    pass
+
+
+@needs_jax
+class TestStableHlo(StableHlo):
+    networks = ("resnet8", "torchvision:mobilenet_v3_small", "torchvision:shufflenet_v2_x0_5")
+    image_size = 32
+
+
+@needs_jax
+class TestStableHloDetection(Detects, StableHlo):
+    pass
+
+
+@needs_jax
+class TestStableHloLabels(Labels, StableHlo):
     pass
 
 

@@ -20,7 +20,7 @@ from planish.models.zoo import create
 from planish.task import Task
 from planish.training import Student
 
-DANGEROUS = {"torch_export", "executorch", "tensorrt"}
+DANGEROUS = {"torch_export", "executorch", "stablehlo", "tensorrt"}
 FACTORY = "import pathlib, torch\npathlib.Path(r'{mark}').touch()\ndef net(num_classes):\n    return torch.nn.Sequential({layers})\n"
 
 

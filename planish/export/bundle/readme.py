@@ -100,6 +100,7 @@ _RUN = {
         'logits = et.Runtime.get().load_program($file).load_method("forward").execute([torch.from_numpy(x.copy())])[0].numpy()',
     ),
     "torch": ("torch", "torch", "logits = torch.export.load($file).module()(torch.from_numpy(x.copy())).detach().numpy()"),
+    "jax": ("jax", "jax.export", 'logits = np.asarray(jax.export.deserialize(bytearray(open($file, "rb").read())).call(x)["logits"])'),
     "tensorrt": ("tensorrt torch", "torch, tensorrt", _TENSORRT + 'logits = y["logits"].cpu().numpy()'),
 }
 # The same lines for models with several outputs: `y` is a dict of the outputs of the one image.
@@ -113,6 +114,7 @@ _NAMED = {
     'found = p.load_method("forward").execute([torch.from_numpy(x.copy())])\n'
     'y = {k: v[0].numpy() for k, v in zip(json.loads(p.load_method("planish_outputs").execute([])[0]), found)}',
     "torch": "y = torch.export.load($file).module()(torch.from_numpy(x.copy()))\ny = {k: v[0].detach().numpy() for k, v in y.items()}",
+    "jax": "y = {k: np.asarray(v)[0] for k, v in jax.export.deserialize(bytearray(open($file, 'rb').read())).call(x).items()}",
     "tensorrt": _TENSORRT + "y = {k: v[0].cpu().numpy() for k, v in y.items()}",
 }
 _HINT = ', {"INFERENCE_PRECISION_HINT": "f32"}'

@@ -13,6 +13,7 @@ from planish.artifact import Predictor
 from planish.devices.device import current_device
 from planish.errors import ExportError, PlanishError, RuntimeMissingError, first_line
 from planish.export.runtimes.executorch import ExecuTorch
+from planish.export.runtimes.jax import Jax
 from planish.export.runtimes.litert import LiteRt
 from planish.export.runtimes.onnxruntime import OnnxRuntime, OnnxRuntimeCuda, OnnxRuntimeTensorRt
 from planish.export.runtimes.openvino import OpenVino, OpenVinoDefault, default_precision
@@ -66,7 +67,7 @@ class Runtime(Protocol):
 
 RUNTIMES: dict[str, type[Runtime]] = {
     runtime.name: runtime
-    for runtime in (OnnxRuntime, OpenVino, LiteRt, ExecuTorch, TorchRuntime, TensorRt, OnnxRuntimeCuda, OnnxRuntimeTensorRt)
+    for runtime in (OnnxRuntime, OpenVino, LiteRt, ExecuTorch, TorchRuntime, Jax, TensorRt, OnnxRuntimeCuda, OnnxRuntimeTensorRt)
 }
 
 DEFAULT_PRECISION: dict[str, type[Runtime]] = {OpenVino.name: OpenVinoDefault}
