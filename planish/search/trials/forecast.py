@@ -14,7 +14,7 @@ from planish.search.choice import drop_upper_bound, standard_error
 from planish.search.state import Search
 from planish.search.time_estimates import training_step_seconds
 from planish.search.trials.expected_improvement import Floats, success
-from planish.search.trials.prediction import Floors, Recovery, ScreenedLevel, predict_levels, predict_recoveries
+from planish.search.trials.prediction import Recovery, RecoveryPrior, ScreenedLevel, predict_levels, predict_recoveries
 from planish.search.trials.proposals import GRID, Level, Trial, value, value_of
 
 _LEAST_ERROR = 0.2  # smallest standard error of a drop on validation, in points
@@ -36,6 +36,7 @@ class Prospect:
         step_seconds: seconds of one training step.
         value: see ``proposals.value``.
         floor: see ``Recovery``.
+        slope: see ``Recovery``.
         uncertainty: standard deviation of the log of ``before``: of a prediction, or of a measurement on few images; 0 once it is trained,
             since the drop after training then says more.
     """
@@ -47,12 +48,14 @@ class Prospect:
     step_seconds: float
     value: float
     floor: float
+    slope: float
     uncertainty: float = 0.0
 
     def after(self, seconds: float) -> Recovery:
         """Return the recovery by so many more seconds of training, to be predicted."""
         steps = self.steps + seconds / self.step_seconds
-        return Recovery(self.name, self.level, self.before, steps, floor=self.floor, uncertainty=self.uncertainty)
+        known = {"floor": self.floor, "slope": self.slope, "uncertainty": self.uncertainty}
+        return Recovery(self.name, self.level, self.before, steps, **known)
 
 
 @dataclass(frozen=True)
@@ -90,7 +93,7 @@ class Forecast:
         uncertainty = 0.0 if trial.history else min(1.0, error / max(before, error, _LEAST_ERROR))
         return Prospect(
             trial.name, trial.level, before, steps, self._step_seconds(trial.gain), value_of(trial, self.search.goal),
-            self._floors.of(trial.level, trial.gain), uncertainty,
+            self._prior.floor(trial.level, trial.gain), self._prior.slope, uncertainty,
         )  # fmt: skip
 
     def within(self, prospects: Sequence[Prospect], seconds: Sequence[float]) -> Floats:
@@ -133,7 +136,7 @@ class Forecast:
             Prospect(
                 str(level), level, share * self._knowledge(), 0.0, self._step_seconds(gain),
                 value(gain, kept["latency_ms"].value / gain, kept["size_bytes"].value * (1 - level.blocks) / level.speedup, goal),
-                self._floors.of(level, gain), spread * (1 - share),
+                self._prior.floor(level, gain), self._prior.slope, spread * (1 - share),
             )
             for level, gain, share, spread in zip(levels, gains, shares, drop.deviation, strict=True)
         ]  # fmt: skip
@@ -178,11 +181,11 @@ class Forecast:
         return max(1.0, self.search.knowledge() / self.search.goal.point)
 
     @cached_property
-    def _floors(self) -> Floors:
+    def _prior(self) -> RecoveryPrior:
         original = self.search.runner.original
         parameters = sum(weight.numel() for weight in original.module.parameters())
         side = min(original.input_spec.height, original.input_spec.width)
-        return Floors(100 - self._knowledge(), parameters, side, self.search.trained_before)
+        return RecoveryPrior(100 - self._knowledge(), parameters, side, self.search.trained_before)
 
     def _before(self, trial: Trial) -> float:
         return trial.measurements["drop_untrained"].value / self.search.goal.point
@@ -192,8 +195,8 @@ class Forecast:
         for trial in self.trained:
             for steps, drop in trial.history:
                 after = drop.value / self.search.goal.point
-                floor = self._floors.of(trial.level, trial.gain)
-                found.append(Recovery(trial.name, trial.level, self._before(trial), steps, after, self._error_of(drop), floor))
+                floor, slope = self._prior.floor(trial.level, trial.gain), self._prior.slope
+                found.append(Recovery(trial.name, trial.level, self._before(trial), steps, after, self._error_of(drop), floor, slope))
         return found
 
     def _step_seconds(self, gain: float) -> float:

@@ -24,6 +24,7 @@ _EASY = 20  # steps of training after which recovery becomes slow
 # Prior of the drop after training, which approaches a floor: docs/decisions/0143-a-drop-has-a-floor.md and 0147 have the recoveries that it
 # rests on.
 _SLOPE = -0.45  # log of what is left above the floor, per doubling of the steps
+_TRAINED_SLOPE = -0.3  # the same if the original came trained
 _SPARE_EXPONENT = 0.08  # of the original's error by how many times smaller a network is, after any training
 _EXPONENT_OF_MILLION, _SIZE_POWER = 0.13, -0.6  # the same by the original's parameters: that of a million, and its power of their number
 _EXPONENT_RANGE = (0.05, 0.4)
@@ -90,7 +91,8 @@ class Recovery:
         steps: training steps since then.
         after: drop after them, in points; NaN if it is to be predicted.
         error: standard error of ``after``, in points.
-        floor: drop that is expected to remain however long it is trained, in points; see ``Floors``.
+        floor: drop that is expected to remain however long it is trained, in points; see ``RecoveryPrior``.
+        slope: log of what is left above the floor, per doubling of the steps.
         uncertainty: standard deviation of the log of ``before``, if that is itself predicted.
     """
 
@@ -101,12 +103,13 @@ class Recovery:
     after: float = math.nan
     error: float = 0.0
     floor: float = 0.0
+    slope: float = _SLOPE
     uncertainty: float = 0.0
 
 
 @dataclass(frozen=True)
-class Floors:
-    """The drops that are expected to remain however long smaller networks are trained.
+class RecoveryPrior:
+    """How smaller networks are expected to recover: how fast, and the drops that remain however long they are trained.
 
     The error of networks of a kind grows with a power of how many times smaller they are (Rosenfeld et al. 2020, A Constructive Prediction
     of the Generalization Error Across Scales, arXiv:1909.12673). The exponent depends on how much larger than necessary the original is,
@@ -131,7 +134,12 @@ class Floors:
         by_size = _EXPONENT_OF_MILLION * (max(1, self.parameters) / 1e6) ** _SIZE_POWER
         return float(np.clip(by_size, *_EXPONENT_RANGE)) if self.trained_before else _SPARE_EXPONENT
 
-    def of(self, level: Level, gain: float) -> float:
+    @property
+    def slope(self) -> float:
+        """The slope that is expected, see ``Recovery``."""
+        return _TRAINED_SLOPE if self.trained_before else _SLOPE
+
+    def floor(self, level: Level, gain: float) -> float:
         """Return the floor of a smaller network, in points.
 
         Args:
@@ -168,7 +176,7 @@ def _recovery_features(recovery: Recovery) -> tuple[float, tuple[float, ...]]:
     """Return the expected log of the drop, and the features of the deviation from it."""
     level, before = recovery.level, max(recovery.before, _LEAST)
     doublings = math.log2(1 + recovery.steps / _EASY)
-    left = math.exp(_SLOPE * doublings)
+    left = math.exp(recovery.slope * doublings)
     floor = min(recovery.floor, _FLOOR_SHARE * before) * (1 - left)
     above = before * left
     share = above / (above + floor)
