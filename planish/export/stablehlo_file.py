@@ -118,19 +118,26 @@ def _program(artifact: Artifact, most: int, names: Sequence[str], *, raw: bool) 
     """
     import jax
     import jax.export
-    from torchax.export import exported_program_to_jax, extract_avals
+    import torchax
+    from torch.export.graph_signature import InputKind
+    from torchax.decompositions import DECOMPOSITIONS
+    from torchax.export import JaxInterpreter, extract_avals
 
     from planish.export.torch_program import program
 
     exported = program(artifact, most, raw=raw)
     try:
         with quiet():
-            weights, network = exported_program_to_jax(exported)
+            exported = exported.run_decompositions().run_decompositions(DECOMPOSITIONS)
+            tensors = {**exported.constants, **exported.state_dict}
+            places = [spec.target if spec.kind is not InputKind.USER_INPUT else "" for spec in exported.graph_signature.input_specs]
+            weights = torchax.default_env().t2j_copy({place: tensors[place] for place in places if place})
 
-            def named(images: Any) -> dict[str, Any]:
-                return dict(zip(names, network(weights, (images,)), strict=True))
+            def network(images: Any) -> dict[str, Any]:
+                given = [weights[place] if place else images for place in places]
+                return dict(zip(names, JaxInterpreter(exported.graph_module).run(*given, enable_io_processing=False), strict=True))
 
-            return bytes(jax.export.export(jax.jit(named), platforms=_PLATFORMS)(*extract_avals(exported)).serialize())
+            return bytes(jax.export.export(jax.jit(network), platforms=_PLATFORMS)(*extract_avals(exported)).serialize())
     except Exception as error:  # torchax and JAX raise many types
         why = f"{type(error).__name__}: {first_line(error)}"
         raise ExportError(f"torchax cannot convert the network: {why}", "", "export to onnx") from error

@@ -30,7 +30,7 @@ from planish.models.strided import SafeStrides
 from planish.progress import Stage, log_values, note
 from planish.task import OUTPUTS, metric_of
 from planish.training.batches import batches, batches_per_epoch, random_seed
-from planish.training.checkpoint import TrainingState, identity, read_checkpoint, write_checkpoint
+from planish.training.checkpoint import Stateful, TrainingState, identity, read_checkpoint, write_checkpoint
 from planish.training.distillation.compiled_teacher import compiled_teacher
 from planish.training.distillation.feature_transfer import FeatureStudent
 from planish.training.distillation.teacher_cache import TeacherCache, cache_of
@@ -183,10 +183,11 @@ def fit(
     freezer = LayerFreezer(student, input_spec, settings.freeze, settings.layer_decay)
     optimizer = optimizer_of(student, input_spec, settings, freezer)
     student.to(device)
-    parts = {"module": student, "optimizer": optimizer}
-    if settings.ema_decay or settings.swa_share:
-        parts["average"] = copy.deepcopy(student)
-    evaluated = parts.get("average", student)
+    averages = bool(settings.ema_decay or settings.swa_share)
+    evaluated = copy.deepcopy(student) if averages else student
+    parts: dict[str, Stateful] = {"module": student, "optimizer": optimizer}
+    if averages:
+        parts["average"] = evaluated
     keep, keep_evaluated = SparsityConstraint(student, weights), SparsityConstraint(evaluated, weights)
     key = identity(
         settings, _identity_of(task.split("train")), input_spec, preprocessing, fingerprint(module),
@@ -228,7 +229,8 @@ def fit(
         for each in done.history:
             _log(Epoch(**each), metric.name)
         while not done.stopped:
-            epoch, epoch_begun, losses, rate = len(done.history) + 1, schedule.seconds, [], 0.0
+            epoch, epoch_begun, rate = len(done.history) + 1, schedule.seconds, 0.0
+            losses: list[float] = []
             waiting = Waiting()
             student.train()
             freezer(schedule.progress(steps), restart=True)
@@ -248,7 +250,7 @@ def fit(
                         raise _diverged(losses[-1], epoch, len(losses), rate, settings)
                     optimizer.zero_grad()
                     with _explained_gradients():
-                        loss.backward()
+                        loss.backward()  # type: ignore[no-untyped-call]
                     processes.average_gradients(student)
                     if settings.clip_norm is not None:
                         nn.utils.clip_grad_norm_(student.parameters(), settings.clip_norm)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from planish.commands.options import Resize, at_least
 from planish.errors import DataError
@@ -111,7 +111,7 @@ def _opened(network: ModelSettings, place: Path, size: tuple[int, int], seed: in
     from planish.errors import PlanishError
     from planish.runs.networks.synthesis import dead_leaves
 
-    def opened(channels: int) -> Artifact:
+    def opened(channels: Literal[1, 3]) -> Artifact:
         folder = place / f"start-{channels}"
         folder.mkdir()
         _save(folder, dead_leaves(_OPENED_WITH, InputSpec(channels, *size), seed))

@@ -71,7 +71,7 @@ class _Sum(torch.autograd.Function):
         return _summed(value)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
         return _summed(gradient)
 
 

@@ -83,8 +83,8 @@ class Processes:
         if self.first:
             try:
                 answer = work(), None
-            except PlanishError as error:
-                answer = None, error
+            except PlanishError as raised:
+                answer = None, raised
         value, error = self._send(answer)
         if error is not None:
             raise error
@@ -106,7 +106,7 @@ class Processes:
         gradients = [parameter.grad for parameter in module.parameters() if parameter.grad is not None]
         together = torch.cat([gradient.reshape(-1) for gradient in gradients]) / self.count
         distributed.all_reduce(together)
-        for gradient, mean in zip(gradients, together.split([gradient.numel() for gradient in gradients]), strict=True):
+        for gradient, mean in zip(gradients, torch.split(together, [gradient.numel() for gradient in gradients]), strict=True):
             gradient.copy_(mean.view(gradient.shape))
 
     def _send(self, value: Any) -> Any:
@@ -116,7 +116,7 @@ class Processes:
         return cloudpickle.loads(sent[0])
 
 
-class _Pickler(cloudpickle.CloudPickler):
+class _Pickler(cloudpickle.CloudPickler):  # type: ignore[misc]
     """Memory-mapped arrays are sent as the name of their file."""
 
     def reducer_override(self, obj: Any) -> Any:
@@ -151,7 +151,7 @@ def connect() -> Processes:
     global _now
     if _now.count == 1 and _launched() > 1:
         state = Accelerator().state
-        _now = Processes(state.process_index, state.num_processes, distributed.new_group(timeout=_WAIT, backend="gloo"))
+        _now = Processes(state.process_index, state.num_processes, distributed.new_group(timeout=_WAIT, backend="gloo"))  # type: ignore[arg-type]
         for name in _LAUNCHED:
             os.environ.pop(name, None)
     return _now
