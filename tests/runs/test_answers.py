@@ -183,7 +183,9 @@ def agreeing(file: Path, other: Path, photos: list[Path]) -> float:
     pixels = np.stack([np.asarray(Image.open(photo)) for photo in photos])
     float_inputs = Normalise(*IMAGENET)(torch.from_numpy(pixels)).numpy()
     answers = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"]).run(None, {"x": float_inputs})[0].argmax(1)
-    session = onnxruntime.InferenceSession(str(other), providers=["CPUExecutionProvider"])
+    options = onnxruntime.SessionOptions()
+    options.add_session_config_entry("session.x64quantprecision", "1")  # without VNNI, sums of 8-bit products would overflow
+    session = onnxruntime.InferenceSession(str(other), options, providers=["CPUExecutionProvider"])
     return 100 * float((session.run(None, {session.get_inputs()[0].name: pixels})[0].argmax(1) == answers).mean())
 
 
