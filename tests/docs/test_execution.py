@@ -25,7 +25,8 @@ ELSEWHERE = (
     "planish train discs.csv", "planish optimize discs.csv", "planish device-setup",
     "planish optimize photos/ --max-latency 30ms --device", "planish verify runs/board",
     "planish optimize images/ --model torchvision:mobilenet_v3_large", "planish optimize images/ --model network.onnx --task outputs",
-    "accelerate launch", "torchrun", "planish verify program", "planish synthesize", "planish compress torchvision:mobilenet_v2 synthesized",
+    "accelerate launch", "torchrun", "planish verify program",
+    "planish synthesize", "planish compress torchvision:mobilenet_v2 synthesized",
 )  # fmt: skip
 ON_OTHER_MACHINES = (  # a Raspberry Pi, a Jetson, a phone, a server without internet
     "cp", "scp", "export", "python3 -m venv", "litert/bin/pip", "planish doctor --device", "planish optimize photos/ --device",
