@@ -24,6 +24,8 @@ def whole_batch_norm(processes: Processes) -> AbstractContextManager[Any]:
 
 
 class _WholeBatchNorm(TorchFunctionMode):
+    """Calls ``_batch_norm`` wherever a network calls ``torch.nn.functional.batch_norm``."""
+
     def __torch_function__(
         self, func: Callable[..., Any], types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:

@@ -100,7 +100,7 @@ class Processes:
         return float(total) / self.count
 
     def average_gradients(self, module: nn.Module) -> None:
-        """Replace the gradients of the parameters by their means over all processes."""
+        """Replace the gradients by their means over all processes, which must have gradients for the same parameters."""
         if self.count == 1:
             return
         gradients = [parameter.grad for parameter in module.parameters() if parameter.grad is not None]
