@@ -35,6 +35,29 @@ def silent_options() -> Any:
     return options
 
 
+def open_session(file: Path | str | bytes, options: Any) -> Any:
+    """Create ONNX Runtime's session for the CPU. Where it has no exact kernel for an operator, as for ``QGemm`` of signed activations,
+    whose own kernel is exact, the file is opened without the settings of ``exact_integers``.
+
+    Args:
+        file: an ONNX file, or its bytes.
+        options: its ``SessionOptions``; changed if the file has to be opened again.
+    """
+    import onnxruntime
+    from onnxruntime.capi.onnxruntime_pybind11_state import NotImplemented as Missing
+
+    model = file if isinstance(file, bytes) else str(file)
+    try:
+        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    except Missing:
+        exact = exact_integers(saturates())
+        if not exact:
+            raise
+        for name in exact:
+            options.add_session_config_entry(name, "0")
+        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
 def require_integers(layers: Mapping[str, int], runtime: str) -> None:
     """Refuse a quantized file in which no convolution or linear layer runs in integer arithmetic. Every technique that makes an INT8 file
     calls this with the layer counts of the file.
@@ -64,14 +87,13 @@ def onnxruntime_kernels(file: Path | str | bytes) -> dict[str, list[str]]:
         ``{"int8": [node names], "float": [node names]}``.
     """
     import onnx
-    import onnxruntime
 
     options = silent_options()  # without its warning that an optimized file is for this machine only, as intended
     options.intra_op_num_threads = 1
     with tempfile.TemporaryDirectory() as folder:
         optimised = Path(folder) / "optimised.onnx"
         options.optimized_model_filepath = str(optimised)
-        onnxruntime.InferenceSession(file if isinstance(file, bytes) else str(file), options, providers=["CPUExecutionProvider"])
+        open_session(file, options)
         nodes = onnx.load(str(optimised), load_external_data=False).graph.node
     return {
         "int8": [node.name for node in nodes if node.op_type in _INTEGER],

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from planish.devices.kernels import open_session
 from planish.errors import ExportError, ModelError, first_line
 from planish.export.runtimes.first_load import first_call
 from planish.export.runtimes.onnxruntime import OnnxRuntime
@@ -89,10 +90,8 @@ class ModelFile:
         Raises:
             ExportError: the file cannot be loaded.
         """
-        import onnxruntime
-
         try:
-            return onnxruntime.InferenceSession(str(path or self.path), options, providers=["CPUExecutionProvider"])
+            return open_session(path or self.path, options)
         except Exception as error:  # its bindings raise many kinds without a common base
             raise ExportError(f"ONNX Runtime cannot open {self.path}: {first_line(error)}", "it opens .onnx files") from error
 

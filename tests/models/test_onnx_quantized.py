@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_dynamic, quantize_static
 from torch import nn
 
+from planish.devices.kernels import open_session, silent_options
 from planish.errors import ModelError
 from planish.models.onnx import convert
 from planish.models.onnx.dequantization import dequantize
@@ -71,7 +71,7 @@ def exported(tmp_path: Path) -> Path:
 
 
 def run(model: Any, values: Any) -> Any:
-    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    session = open_session(model.SerializeToString(), silent_options())
     return session.run(None, {session.get_inputs()[0].name: values})[0]
 
 
@@ -87,6 +87,7 @@ FORMS: dict[str, dict[str, Any]] = {
         "quant_format": QuantFormat.QDQ, "activation_type": QuantType.QInt8, "per_channel": True,
         "extra_options": {"ActivationSymmetric": True},
     },
+    "qoperator, signed": {"quant_format": QuantFormat.QOperator, "activation_type": QuantType.QInt8},
     "qoperator": {"quant_format": QuantFormat.QOperator, "activation_type": QuantType.QUInt8},
     "qoperator, per channel": {"quant_format": QuantFormat.QOperator, "activation_type": QuantType.QUInt8, "per_channel": True},
 }  # fmt: skip
@@ -97,6 +98,12 @@ def test_static(form: str, tmp_path: Path) -> None:
     file = exported(tmp_path)
     quantize_static(str(file), str(tmp_path / "int8.onnx"), Reader(), weight_type=QuantType.QInt8, **FORMS[form])
     compare(onnx.load(str(tmp_path / "int8.onnx")))
+
+
+def test_a_file_without_exact_kernels_is_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processors without VNNI need ``session.x64quantprecision``, with which ONNX Runtime has no ``QGemm`` of signed activations."""
+    monkeypatch.setattr("planish.devices.kernels.saturates", lambda: True)
+    test_static("qoperator, signed", tmp_path)
 
 
 @pytest.mark.parametrize("kind", [QuantType.QInt8, QuantType.QUInt8])

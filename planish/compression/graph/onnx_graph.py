@@ -9,20 +9,19 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from planish.artifact import Lineage
-from planish.devices.kernels import silent_options
+from planish.devices.kernels import open_session, silent_options
 from planish.files.onnx_nodes import name_nodes
 
 
 def session_for(model: Any, outputs: Sequence[str]) -> Any:
     """Create an ONNX Runtime session that returns these float activations; nodes they do not depend on are not run."""
     import onnx
-    import onnxruntime
 
     watched = onnx.ModelProto()
     watched.CopyFrom(model)
     del watched.graph.output[:]
     watched.graph.output.extend(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in outputs)
-    return onnxruntime.InferenceSession(watched.SerializeToString(), silent_options(), providers=["CPUExecutionProvider"])
+    return open_session(watched.SerializeToString(), silent_options())
 
 
 def fold(file: Path, folded: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy.typing as npt
 
-from planish.devices.kernels import silent_options
+from planish.devices.kernels import open_session, silent_options
 
 Batches = list[npt.NDArray[Any]]
 
@@ -48,7 +48,6 @@ class SteppedActivations:
 
     def _run(self, name: str) -> None:
         import onnx
-        import onnxruntime
 
         needed = self._needed(name)
         nodes = [self._nodes[i] for i in needed]
@@ -63,7 +62,7 @@ class SteppedActivations:
         constants = [self._constants[each] for each in taken if each in self._constants]
         graph = onnx.helper.make_graph(nodes, "part", infos, [onnx.ValueInfoProto(name=each) for each in made], constants)
         part = onnx.helper.make_model(graph, opset_imports=self._model.opset_import, ir_version=self._model.ir_version)
-        session = onnxruntime.InferenceSession(part.SerializeToString(), silent_options(), providers=["CPUExecutionProvider"])
+        session = open_session(part.SerializeToString(), silent_options())
         count = len(next(iter(self._values.values())))
         found = [session.run(made, {each: self._values[each][i] for each in given}) for i in range(count)]
         for each in given:

@@ -10,7 +10,7 @@ from pydantic import TypeAdapter
 
 from planish.artifact import Artifact, InputSpec
 from planish.compression.graph.onnx_graph import set_metadata
-from planish.devices.kernels import silent_options
+from planish.devices.kernels import open_session, silent_options
 from planish.errors import TechniqueError, first_line
 
 if TYPE_CHECKING:
@@ -49,10 +49,8 @@ def resize_file(file: Path, before: InputSpec, artifact: Artifact) -> None:
 
 
 def _try(model: Any, images: Pixels, classes: int) -> None:
-    import onnxruntime
-
     try:
-        session = onnxruntime.InferenceSession(model.SerializeToString(), silent_options(), providers=["CPUExecutionProvider"])
+        session = open_session(model.SerializeToString(), silent_options())
         shape = session.run(None, {"images": images})[0].shape
         reason = "" if shape == (len(images), classes) else f"it returns {shape}"
     except Exception as error:  # the bindings raise many exception types without a common base class

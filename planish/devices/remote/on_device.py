@@ -47,7 +47,11 @@ def load(files: list[str], runtime: str, threads: int, batch: int) -> Any:
         options.add_session_config_entry("session.force_spinning_stop", "1")
         if _cpuinfo() and saturates(platform.machine(), _instruction_sets()):
             options.add_session_config_entry("session.x64quantprecision", "1")
-        session = onnxruntime.InferenceSession(files[0], options, providers=["CPUExecutionProvider"])
+        try:
+            session = onnxruntime.InferenceSession(files[0], options, providers=["CPUExecutionProvider"])
+        except onnxruntime.capi.onnxruntime_pybind11_state.NotImplemented:  # there are no exact kernels for it, see planish.devices.kernels
+            options.add_session_config_entry("session.x64quantprecision", "0")
+            session = onnxruntime.InferenceSession(files[0], options, providers=["CPUExecutionProvider"])
         given, found = session.get_inputs()[0].name, [output.name for output in session.get_outputs()]
         return lambda images: dict(zip(found, session.run(found, {given: images})))  # noqa: B905 Python 3.9 has no strict
     if runtime in ("openvino", "openvino-default"):

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from planish.devices.kernels import open_session
 from planish.explanation.model_file import median_ms
 from planish.export.runtimes.onnxruntime import OnnxRuntime
 
@@ -50,7 +51,6 @@ def measure_peak_speed(threads: int) -> AchievableSpeed:
 
 
 def _gops(threads: int, side: int, *, integer: bool) -> float:
-    import onnxruntime
     from onnx import TensorProto, helper, numpy_helper
 
     rng = np.random.default_rng(0)
@@ -66,7 +66,5 @@ def _gops(threads: int, side: int, *, integer: bool) -> float:
         [numpy_helper.from_array(weights, "b")],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
-    session = onnxruntime.InferenceSession(
-        model.SerializeToString(), OnnxRuntime.session_options(threads), providers=["CPUExecutionProvider"]
-    )
+    session = open_session(model.SerializeToString(), OnnxRuntime.session_options(threads))
     return 2 * side**3 / (median_ms(lambda: session.run(None, {"a": activations}), seconds=0.2, least=7) * 1e6)

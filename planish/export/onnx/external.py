@@ -13,7 +13,7 @@ from pydantic import TypeAdapter
 
 from planish.artifact import InputSpec, Preprocessing
 from planish.devices.isolation import call_isolated
-from planish.devices.kernels import silent_options
+from planish.devices.kernels import open_session, silent_options
 from planish.errors import ModelError, first_line
 from planish.export.onnx.cleanup import add_prefix, clean_up, free_batch
 from planish.export.onnx.onnx_file import pool_globally
@@ -368,10 +368,8 @@ def _determined(logits: Any, kind: Kind) -> Any:
 
 def _run(model: Any, name: str, batches: Sequence[Any]) -> list[Any]:
     """The list of outputs for each batch."""
-    import onnxruntime
-
     try:
-        session = onnxruntime.InferenceSession(model.SerializeToString(), silent_options(), providers=["CPUExecutionProvider"])
+        session = open_session(model.SerializeToString(), silent_options())
         return [session.run(None, {name: batch}) for batch in batches]
     except Exception as error:  # its bindings raise many types without a common base class
         taken = f"{batches[0].dtype} {batches[0].shape}"

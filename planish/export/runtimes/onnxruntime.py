@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from planish.devices.device import current_device
-from planish.devices.kernels import LAYERS, exact_integers, onnxruntime_kernels
+from planish.devices.kernels import LAYERS, exact_integers, onnxruntime_kernels, open_session
 from planish.devices.machine import saturates
 from planish.errors import ExportError
 from planish.export.runtimes.packed_file import unpacked
@@ -58,10 +58,7 @@ class OnnxRuntime:
 
     @staticmethod
     def load(file: Path, threads: int, batch: int | None) -> OnnxRuntimePredictor:
-        import onnxruntime
-
-        options = OnnxRuntime.session_options(threads)
-        return OnnxRuntimePredictor(onnxruntime.InferenceSession(unpacked(file), options, providers=["CPUExecutionProvider"]))
+        return OnnxRuntimePredictor(open_session(unpacked(file), OnnxRuntime.session_options(threads)))
 
     @staticmethod
     def executed_precisions(file: Path) -> dict[str, int]:
