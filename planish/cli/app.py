@@ -27,7 +27,7 @@ _GROUPS = {
     "Data": ("data", "tile", "synthesize", "label_issues", "learning_curve", "few_shot", "crossval"),
     "Experiments": ("backbones", "search", "experiment", "compare", "ensembles"),
     "Deployment": ("sign", "verify", "push", "pull", "serve", "monitor", "label_candidates", "alert_rules", "retrain"),
-    "Machines": ("doctor", "device_setup"),
+    "Machines": ("doctor", "device_setup", "worker"),
 }
 _WITHOUT_PROGRESS = ("verify", "sign", "push", "pull", "serve", "report", "recipes", "check", "doctor", "device_setup", "alert_rules", "ui")
 _JSON = Annotated[bool, Parameter(help="Print JSON instead of a table.", show_default=False)]

@@ -228,6 +228,10 @@ def _nothing(result: None, given: Arguments) -> None:
     pass
 
 
+def _worked(result: int, given: Arguments) -> None:
+    _line("steps", result)
+
+
 def _line(label: str, value: object) -> None:
     stdout.print(f"{label:<8} {value}", soft_wrap=True)
 
@@ -245,6 +249,7 @@ SHOW: dict[str, Show] = {
     "label_candidates": _labels, "label_issues": _label_issues, "learning_curve": _learning_curve, "monitor": _monitored,
     "optimize": _run, "pull": _pulled, "push": _file, "recipes": _recipes, "report": _file, "retrain": _retrained, "search": _searched,
     "serve": _nothing, "sign": _file, "synthesize": _file, "tile": _tiles, "train": _trained, "ui": _nothing, "verify": _verified,
+    "worker": _worked,
 }  # fmt: skip
 _IN_JSON: dict[str, Callable[[Any], Any]] = {  # the part of a result that --json prints; by default all of it
     "data": lambda found: found.report.model_dump(mode="json"),

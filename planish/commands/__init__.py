@@ -35,10 +35,11 @@ from planish.commands.pages.report import report
 from planish.commands.pages.ui import ui
 from planish.commands.recipes import recipes
 from planish.commands.train import Trained, train
+from planish.commands.worker import worker
 
 __all__ = [
     "CheckedFile", "Compressed", "Trained", "alert_rules", "backbones", "bench", "check", "compare", "compress", "crossval", "data", "demo",
     "device_setup", "doctor", "ensembles", "evaluate", "experiment", "explain", "export", "few_shot", "label_candidates", "label_issues",
     "learning_curve", "monitor", "optimize", "pull", "push", "recipes", "report", "retrain", "search", "serve", "sign", "synthesize",
-    "tile", "train", "ui", "verify",
+    "tile", "train", "ui", "verify", "worker",
 ]  # fmt: skip

@@ -37,6 +37,7 @@ def optimize(
     threads: int = 1,
     batch: int = 1,
     budget: str | float = "20m",
+    workers: str | None = None,
     out: str | Path | None = None,
     resume: bool = False,
     image_size: ImageSize | None = None,
@@ -81,6 +82,8 @@ def optimize(
         threads: Number of threads the runtime may use.
         batch: Batch size.
         budget: Total wall-clock time: 20m, 90s, 1h30m.
+        workers: Other processes that share the trainings: ray, ray?cores=2, ray://HOST:10001, or postgresql://USER@HOST/DATABASE for
+            those of `planish worker`. By default this process does them all.
         out: Folder of the run; by default runs/ and a name made from the dataset and the model.
         resume: Continue the run in --out; finished steps are not repeated.
         image_size: Input size in pixels, or HEIGHTxWIDTH; by default the size of the images, at most 224.
@@ -124,6 +127,7 @@ def optimize(
     from planish.commands.models import channel_list
     from planish.devices.device import using_device
     from planish.report import write_report
+    from planish.runs.workers import working_with
     from planish.search.optimize import Teaching, default_folder
     from planish.search.optimize import optimize as search
     from planish.settings import DeploymentTarget, GoalSettings, ModelSettings, OriginalSettings, RunSettings
@@ -148,7 +152,7 @@ def optimize(
         "image_size": image_size, "epochs": epochs, "augmentation": augmentation, "train": train_mode, "task": task, "metric": metric,
         "teachers": teachers, "seed": seed, "device": device, "extra_images": extra,
     }  # fmt: skip
-    with using_device(device), tracking(track, folder.absolute().name, settings) as tracked:
+    with using_device(device), working_with(workers), tracking(track, folder.absolute().name, settings) as tracked:
         result = search(
             read,
             model=ModelSettings(model, weights, image_size, resize, channel_list(mean), channel_list(std), task, metric),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass as plain_dataclass
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from planish.runs.precision import decided_precision, in_precision, precision_na
 from planish.runs.record import RunRecord, run_folder
 from planish.runs.store import Store
 from planish.runs.trainings import seeded
+from planish.runs.workers import share_steps
 from planish.settings import ModelSettings, RecipeSettings, RunSettings
 from planish.split_assignment import keep_assignment
 from planish.tasks import Classification
@@ -248,11 +250,16 @@ def folds(
         trained: list[Fold] = []
         fold_of = np.stack([trainer.folds(folds, repeat) for repeat in range(repeats)])
         logits = np.zeros((repeats, len(trainer.pool), len(trainer.class_names)), np.float32)
+
+        def judged(repeat: int, i: int) -> tuple[Fold, Logits]:
+            held_out = fold_of[repeat] == i
+            return trainer.judge(f"fold-{repeat}-{i}", repeat, np.flatnonzero(~held_out), np.flatnonzero(held_out))
+
+        share_steps(job.store, folder, [partial(judged, repeat, i) for repeat in range(repeats) for i in range(folds)])
         for repeat in range(repeats):
             for i in range(folds):
-                held_out = fold_of[repeat] == i
-                found, said = trainer.judge(f"fold-{repeat}-{i}", repeat, np.flatnonzero(~held_out), np.flatnonzero(held_out))
-                logits[repeat, held_out] = said
+                found, said = judged(repeat, i)
+                logits[repeat, fold_of[repeat] == i] = said
                 trained.append(replace(found, fold=i))
                 if watch:
                     watch(trained)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from pydantic.dataclasses import dataclass
 from planish import units
 from planish.data import require_classes
 from planish.data.splits import Indices
-from planish.datacentric.folds import TRAINED_SHARE, FoldTrainer
+from planish.datacentric.folds import TRAINED_SHARE, FoldTrainer, Logits
 from planish.errors import DataError, GoalError
 from planish.evaluation.metrics.classification import percent
 from planish.evaluation.statistics.intervals import over_folds
@@ -23,6 +24,7 @@ from planish.measurement import Measurement
 from planish.progress import Stage
 from planish.runs.precision import precision_name
 from planish.runs.record import RunRecord, run_folder
+from planish.runs.workers import share_steps
 from planish.settings import ModelSettings, RecipeSettings, RunSettings
 from planish.training.batches import batches_per_epoch
 from planish.training.recipe import resolved_recipe
@@ -127,15 +129,20 @@ def learning_curve(
         epochs = [max(1, round(steps / max(1, batches_per_epoch(size, batch)))) for size in sizes]
         fold_of = np.stack([trainer.folds(folds, repeat) for repeat in range(repeats)])
         scores = np.zeros((len(sizes), repeats, len(targets)))
-        stage = stack.enter_context(Stage("training on more and more images", trainings))
-        for repeat, i in itertools.product(range(repeats), range(folds)):
-            held_out = np.flatnonzero(fold_of[repeat] == i)
+
+        def judged(repeat: int, i: int, s: int) -> Logits:
             order = _nested(np.flatnonzero(fold_of[repeat] != i), targets, seed + repeat)
-            for s, size in enumerate(sizes):
-                learned = np.sort(order if s == len(sizes) - 1 else order[:size])
-                _, logits = trainer.judge(f"fold-{repeat}-{i}-of-{size}", repeat, learned, held_out, epochs[s])
-                scores[s, repeat, held_out] = logits.argmax(axis=1) == targets[held_out]
-                stage.advance()
+            learned = np.sort(order if s == len(sizes) - 1 else order[: sizes[s]])
+            name, held_out = f"fold-{repeat}-{i}-of-{sizes[s]}", np.flatnonzero(fold_of[repeat] == i)
+            return trainer.judge(name, repeat, learned, held_out, epochs[s])[1]
+
+        every = list(itertools.product(range(repeats), range(folds), range(len(sizes))))
+        share_steps(job.store, folder, [partial(judged, *one) for one in every])
+        stage = stack.enter_context(Stage("training on more and more images", trainings))
+        for repeat, i, s in every:
+            held_out = fold_of[repeat] == i
+            scores[s, repeat, held_out] = judged(repeat, i, s).argmax(axis=1) == targets[held_out]
+            stage.advance()
         write_arrays(folder / "scores.npz", keys=np.array(trainer.pool.keys), images=np.array(sizes), scores=scores, folds=fold_of)
         law = fit_power_law(sizes, 1 - scores.mean(axis=(1, 2)))
         gain = gain_of_twice(sizes, scores, fold_of)

@@ -140,20 +140,23 @@ def current_device() -> Device:
 
 
 @contextmanager
-def using_device(address: str | None) -> Iterator[Device]:
+def using_device(device: str | Device | None) -> Iterator[Device]:
     """Within this block, models run and are timed on another device.
 
     Args:
-        address: see ``SshDevice``; None leaves the device as it is.
+        device: the device, or an address, see ``SshDevice``; None leaves it as it is.
 
     Raises:
         DeviceError: the device cannot be reached.
     """
-    if address is None:
+    if device is None:
         yield current_device()
-        return
-    with SshDevice(address) as device:
-        note(f"{address} is {describe_device(device.describe())}")
+    elif isinstance(device, str):
+        with SshDevice(device) as reached:
+            note(f"{device} is {describe_device(reached.describe())}")
+            with using_device(reached):
+                yield reached
+    else:
         token = _device.set(device)
         try:
             yield device

@@ -28,6 +28,7 @@ from planish.runs.original import stored_original
 from planish.runs.precision import decided_precision, precision_name
 from planish.runs.record import RunRecord, run_folder
 from planish.runs.runner import Runner, extend
+from planish.runs.workers import share_steps
 from planish.settings import DeploymentTarget, ModelSettings, OriginalSettings, RunSettings
 from planish.split_assignment import keep_assignment
 from planish.task import metric_of
@@ -37,6 +38,7 @@ from planish.training.original import original_settings
 from planish.training.recipe import recipe_for
 
 _STRICT = ConfigDict(extra="forbid")
+_TIMES_LAYERS = ("latency_pruning", "block_replacement", "factorize")  # techniques that time layers, which is done here alone
 _SECONDS, _LAUNCHES = 1.0, 4  # timing of each arm: seconds in total, and number of launches
 
 
@@ -151,10 +153,17 @@ def compare(
         baseline = _for(Plan(ToOnnx()), runtime)
         rows: list[Row] = []
         first = _row(runner, Strategy("original", "", Plan(ToOnnx())), runtime, baseline)
+
+        def attempt(arm: Strategy) -> str:
+            """Return why an arm is impossible: that a technique does not apply to this network is a result, too."""
+            return store.attempt(
+                f"arm:{arm.plan.key}", "comparing", partial(_row, runner, arm, runtime, baseline), (TechniqueError, ExportError)
+            )
+
+        untimed = [arm for arm in arms if not any(step.name in _TIMES_LAYERS for step in arm.plan.steps)]
+        share_steps(store, folder, [partial(attempt, arm) for arm in untimed], runner.files_of(baseline))
         for arm in arms:
-            row = partial(_row, runner, arm, runtime, baseline)
-            why = store.attempt(f"arm:{arm.plan.key}", "comparing", row, (TechniqueError, ExportError))
-            # that a technique does not apply to this network is a result, too
+            why, row = attempt(arm), partial(_row, runner, arm, runtime, baseline)
             rows.append(Row(arm.strategy, arm.level, arm.plan.to_dicts(), reason=why) if why else row())
             runner.release()
             if watch:

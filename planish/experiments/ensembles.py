@@ -21,6 +21,7 @@ from planish.measurement import Measurement
 from planish.runs.precision import decided_precision, in_precision, precision_name
 from planish.runs.record import RunRecord, run_folder
 from planish.runs.trainings import Arm, Trainer
+from planish.runs.workers import share_steps
 from planish.settings import DeploymentTarget, ModelSettings, RecipeSettings, RunSettings
 from planish.training.recipe import Recipe, load_recipe, set_values
 
@@ -149,6 +150,10 @@ def ensembles(
         base = in_precision(base, decided_precision(store, base.training.mixed_precision, lambda: trainer.start(arm, seed)[1]))
         members = MemberTrainer(trainer, replace(arm, recipe=base), work, seed, seeds)
         bench = EnsembleBenchmark(members, work, target.runtime, target.threads, target.batch)
+        every = (members.single, members.ema, members.swa, members.snapshots)
+        share_steps(store, folder, [partial(train, i) for train in every for i in range(seeds)])
+        share_steps(store, folder, [partial(members.trained_on, i, copy) for i in range(seeds) for copy in range(COPIES)])
+        share_steps(store, folder, [partial(members.student, i) for i in range(seeds)])
         found: list[EnsembleArm] = []
         for way in _methods(members):
             found.append(bench.measured(way))

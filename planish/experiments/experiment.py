@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass as plain_dataclass
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,6 +27,7 @@ from planish.progress import note
 from planish.runs.precision import decided_precision, in_precision, precision_name
 from planish.runs.record import RunRecord, run_folder
 from planish.runs.trainings import Arm, Trainer, Training, shared_assignment
+from planish.runs.workers import share_steps
 from planish.settings import ModelSettings, RecipeSettings, RunSettings
 from planish.tasks import recipe_of
 from planish.training.recipe import NOTHING, Recipe, full_key, load_recipe, parse_value, recipe_for, set_values
@@ -244,6 +246,10 @@ def experiment(
             if number and limit is not None and spent * (number + 1) / number > limit:
                 note(f"the budget of {run.budget} leaves no time for seed {number + 1} of {seeds}")
                 break
+            if number != 1:  # no arm is stopped after one seed, so that the first two are shared together
+                going_on = [arm for arm, so_far in zip(arms, found, strict=True) if not so_far.reason]
+                next_seeds = range(seed + number, seed + min(seeds, max(2, number + 1)))
+                share_steps(store, folder, [partial(trainer.trial, arm, each) for each in next_seeds for arm in going_on])
             for i, arm in enumerate(arms):
                 if not found[i].reason:
                     training = trainer.trial(arm, seed + number)

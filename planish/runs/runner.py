@@ -86,6 +86,11 @@ class Runner:
             self._artifacts[plan.key] = self.store.load(f"artifact:{plan.key}", step.name, work, read)
         return self._artifacts[plan.key]
 
+    def files_of(self, *plans: Plan) -> list[Path]:
+        """Return the files and folders of these plans and of their first steps, which other steps may read."""
+        prefixes = {Plan(*plan.steps[:count]).key for plan in plans for count in range(len(plan.steps) + 1)}
+        return [path for key in sorted(prefixes) for path in (self.folder / key, *self.folder.glob(f"outputs-{key}-*")) if path.exists()]
+
     def release(self) -> None:
         """Free the networks held in memory; they remain on disk."""
         self._artifacts.clear()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,6 +48,31 @@ class _Step:
     elapsed: float
 
 
+@dataclass(frozen=True)
+class UnfinishedStep:
+    """A step to be carried out.
+
+    Args:
+        key: key of the step.
+        stage: stage that its seconds are counted in.
+        work: does the step; returns JSON values.
+    """
+
+    key: str
+    stage: str
+    work: Callable[[], Any]
+
+
+class _Reached(BaseException):
+    """An unfinished step was reached that is not to be carried out now."""
+
+    def __init__(self, step: UnfinishedStep) -> None:
+        self.step = step
+
+
+Row = tuple[str, str, str, str, float, float, float]  # key, stage, result, notes, seconds, elapsed, finished_at
+
+
 class Store:
     """The finished steps of a run by key, with the result (JSON values), notes and seconds of each: a SQLite file in the run's folder.
 
@@ -67,6 +92,7 @@ class Store:
         self._db = self._open()
         self._inner_seconds = 0.0  # of steps nested in the current step, which are counted separately
         self._elapsed = 0.0
+        self._stops = False  # at the first unfinished step
         recorded: float = self._rows("select coalesce(max(elapsed), 0.0) from finished_steps")[0][0]
         self._lost = 0.0 if lock is None else max(0.0, lock.alive_until - recorded)
         self._before, self._begun = recorded + self._lost, monotonic() if begun is None else begun
@@ -167,6 +193,26 @@ class Store:
 
         return str(self.once(f"attempt:{key}", stage, attempted))
 
+    def first_unfinished(self, call: Callable[[], Any]) -> UnfinishedStep | None:
+        """Run ``call`` up to the first step that is not finished. That step is returned, not carried out; None if all are finished."""
+        self._stops = True
+        try:
+            with collecting_notes(silent=True):
+                call()
+        except _Reached as reached:
+            return reached.step
+        finally:
+            self._stops = False
+        return None
+
+    def rows(self) -> list[Row]:
+        """Return the rows of all finished steps, oldest first."""
+        return self._rows("select * from finished_steps order by finished_at, rowid")
+
+    def add(self, rows: Sequence[Row]) -> None:
+        """Add the rows of steps that were carried out elsewhere; steps that are known already stay as they are."""
+        self._db.executemany("insert or ignore into finished_steps values (?, ?, ?, ?, ?, ?, ?)", rows)
+
     def remembering(self) -> AbstractContextManager[None]:
         """Within this context, decisions (``planish.decisions``) are stored as steps; within a step they always are."""
         return remembering(lambda key, work: self.once(key, "searching", work))
@@ -223,6 +269,8 @@ class Store:
 
     def _do(self, key: str, stage: str, work: Callable[[], Any]) -> _Step:
         """Run a step and record it; a repeated step keeps its times, since later decisions were based on them."""
+        if self._stops:
+            raise _Reached(UnfinishedStep(key, stage, work))
         begun, outer, self._inner_seconds = monotonic(), self._inner_seconds, 0.0
         try:
             with collecting_notes() as notes, self.remembering():

@@ -25,7 +25,7 @@ ELSEWHERE = (
     "planish train discs.csv", "planish optimize discs.csv", "planish device-setup",
     "planish optimize photos/ --max-latency 30ms --device", "planish verify runs/board",
     "planish optimize images/ --model torchvision:mobilenet_v3_large", "planish optimize images/ --model network.onnx --task outputs",
-    "accelerate launch", "torchrun", "planish verify program",
+    "accelerate launch", "torchrun", "planish verify program", "ray start", "planish worker",
     "planish synthesize", "planish compress torchvision:mobilenet_v2 synthesized",
 )  # fmt: skip
 ON_OTHER_MACHINES = (  # a Raspberry Pi, a Jetson, a phone, a server without internet
@@ -37,7 +37,7 @@ ON_OTHER_MACHINES = (  # a Raspberry Pi, a Jetson, a phone, a server without int
 SHORTER = {
     "--budget": "20s", "--epochs": "1", "--recovery-epochs": "1", "--seeds": "2", "--folds": "2", "--repeats": "1", "--shots": "1,2",
     "--weights": None, "--mean": "0.31", "--std": "0.21", "--risk": None,
-    "--track": None,
+    "--track": None, "--workers": None,
 }  # fmt: skip
 TRAINS = (
     "optimize",

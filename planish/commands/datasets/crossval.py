@@ -28,6 +28,7 @@ def crossval(
     repeats: int = 1,
     budget: str | None = None,
     layout: Layout | None = None,
+    workers: str | None = None,
     out: str | Path | None = None,
     resume: bool = False,
     skip_bad: bool = False,
@@ -51,6 +52,8 @@ def crossval(
         repeats: Number of times the cross-validation is repeated, each with new folds and another seed.
         budget: Total wall-clock time, divided equally among the trainings; each schedule is fitted to its share.
         layout: Layout of the dataset, if it could be read in more than one way.
+        workers: Other processes that share the trainings: ray, ray?cores=2, ray://HOST:10001, or postgresql://USER@HOST/DATABASE for
+            those of `planish worker`. By default this process does them all.
         out: Output folder; by default runs/ and a name made from the dataset and the model.
         resume: Continue the study in --out; finished trainings are not repeated.
         skip_bad: Skip broken images instead of stopping.
@@ -67,16 +70,18 @@ def crossval(
         $ planish crossval photos/ --folds 5 --repeats 2 --recipe finetune-few --weights imagenet --model mobilenet_v2
     """
     from planish.datacentric.folds import folds as run
+    from planish.runs.workers import working_with
     from planish.settings import ModelSettings, RecipeSettings, RunSettings
 
     at_least(2, folds=folds)
     at_least(1, epochs=epochs, repeats=repeats)
-    return run(
-        source(data, layout),
-        model=ModelSettings(model, weights),
-        recipe=RecipeSettings(recipe, changes_of(changes, epochs=epochs, image_size=image_size)),
-        folds=folds,
-        repeats=repeats,
-        run=RunSettings(out, resume, budget, skip_bad, seed),
-        watch=watch,
-    )
+    with working_with(workers):
+        return run(
+            source(data, layout),
+            model=ModelSettings(model, weights),
+            recipe=RecipeSettings(recipe, changes_of(changes, epochs=epochs, image_size=image_size)),
+            folds=folds,
+            repeats=repeats,
+            run=RunSettings(out, resume, budget, skip_bad, seed),
+            watch=watch,
+        )

@@ -27,6 +27,7 @@ def learning_curve(
     repeats: int = 1,
     budget: str | None = None,
     layout: Layout | None = None,
+    workers: str | None = None,
     out: str | Path | None = None,
     resume: bool = False,
     skip_bad: bool = False,
@@ -49,6 +50,8 @@ def learning_curve(
         repeats: Number of times the cross-validation is repeated, each with new folds and another seed.
         budget: Total wall-clock time, divided equally among the trainings; each schedule is fitted to its share.
         layout: Layout of the dataset, if it could be read in more than one way.
+        workers: Other processes that share the trainings: ray, ray?cores=2, ray://HOST:10001, or postgresql://USER@HOST/DATABASE for
+            those of `planish worker`. By default this process does them all.
         out: Output folder; by default runs/ and a name made from the dataset and the model.
         resume: Continue the study in --out; finished trainings are not repeated.
         skip_bad: Skip broken images instead of stopping.
@@ -65,17 +68,19 @@ def learning_curve(
     """
     from planish.datacentric.learning_curve import learning_curve as run
     from planish.report.pages.learning_curve import write_learning_curve
+    from planish.runs.workers import working_with
     from planish.settings import ModelSettings, RecipeSettings, RunSettings
 
     at_least(2, folds=folds)
     at_least(1, epochs=epochs, repeats=repeats)
-    found = run(
-        source(data, layout),
-        model=ModelSettings(model, weights),
-        recipe=RecipeSettings(recipe, changes_of(changes, epochs=epochs, image_size=image_size)),
-        folds=folds,
-        repeats=repeats,
-        run=RunSettings(out, resume, budget, skip_bad, seed),
-    )
+    with working_with(workers):
+        found = run(
+            source(data, layout),
+            model=ModelSettings(model, weights),
+            recipe=RecipeSettings(recipe, changes_of(changes, epochs=epochs, image_size=image_size)),
+            folds=folds,
+            repeats=repeats,
+            run=RunSettings(out, resume, budget, skip_bad, seed),
+        )
     write_learning_curve(results_folder(out, found.name))
     return found

@@ -38,6 +38,7 @@ def compare(
     task: str | None = None,
     metric: str | None = None,
     layout: Layout | None = None,
+    workers: str | None = None,
     out: str | Path | None = None,
     resume: bool = False,
     skip_bad: bool = False,
@@ -67,6 +68,8 @@ def compare(
         task: classification, detection, instance, semantic, or the name of an installed task; by default determined by the annotations.
         metric: Metric to compare by; see `planish optimize --help`. By default the task's own.
         layout: Layout of the dataset, if it could be read in more than one way.
+        workers: Other processes that share the trainings: ray, ray?cores=2, ray://HOST:10001, or postgresql://USER@HOST/DATABASE for
+            those of `planish worker`. By default this process does them all.
         out: Output folder; by default runs/ and a name made from the topic, the dataset and the model.
         resume: Continue the comparison in --out.
         skip_bad: Skip broken images instead of stopping.
@@ -86,10 +89,11 @@ def compare(
     from planish.devices.device import using_device
     from planish.experiments.compression import compare as run
     from planish.report.pages.comparison import write_comparison
+    from planish.runs.workers import working_with
     from planish.settings import DeploymentTarget, ModelSettings, OriginalSettings, RunSettings
 
     at_least(1, epochs=epochs, recovery_epochs=recovery_epochs, threads=threads, batch=batch)
-    with using_device(device):
+    with using_device(device), working_with(workers):
         found = run(
             source(data, layout),
             topic=topic,

@@ -31,6 +31,7 @@ def ensembles(
     threads: int = 1,
     batch: int = 1,
     layout: Layout | None = None,
+    workers: str | None = None,
     out: str | Path | None = None,
     resume: bool = False,
     skip_bad: bool = False,
@@ -55,6 +56,8 @@ def ensembles(
         threads: Number of threads the runtime may use.
         batch: Batch size.
         layout: Layout of the dataset, if it could be read in more than one way.
+        workers: Other processes that share the trainings: ray, ray?cores=2, ray://HOST:10001, or postgresql://USER@HOST/DATABASE for
+            those of `planish worker`. By default this process does them all.
         out: Output folder; by default runs/ and a name made from the dataset and the model.
         resume: Continue the study in --out.
         skip_bad: Skip broken images instead of stopping.
@@ -72,18 +75,20 @@ def ensembles(
     """
     from planish.experiments.ensembles import ensembles as run
     from planish.report.pages.ensembles import write_ensembles
+    from planish.runs.workers import working_with
     from planish.settings import DeploymentTarget, ModelSettings, RecipeSettings, RunSettings
 
     at_least(1, seeds=seeds, epochs=epochs, threads=threads, batch=batch)
-    found = run(
-        source(data, layout),
-        model=ModelSettings(model, weights),
-        recipe=RecipeSettings(recipe, changes_of(changes, image_size=image_size)),
-        seeds=seeds,
-        epochs=epochs,
-        target=DeploymentTarget(runtime, threads, batch),
-        run=RunSettings(out, resume, budget, skip_bad, seed),
-        watch=watch,
-    )
+    with working_with(workers):
+        found = run(
+            source(data, layout),
+            model=ModelSettings(model, weights),
+            recipe=RecipeSettings(recipe, changes_of(changes, image_size=image_size)),
+            seeds=seeds,
+            epochs=epochs,
+            target=DeploymentTarget(runtime, threads, batch),
+            run=RunSettings(out, resume, budget, skip_bad, seed),
+            watch=watch,
+        )
     write_ensembles(results_folder(out, found.name))
     return found

@@ -37,6 +37,7 @@ def experiment(
     task: str | None = None,
     metric: str | None = None,
     layout: Layout | None = None,
+    workers: str | None = None,
     out: str | Path | None = None,
     resume: bool = False,
     skip_bad: bool = False,
@@ -66,6 +67,8 @@ def experiment(
         task: classification, detection, instance, semantic, or the name of an installed task; by default determined by the annotations.
         metric: Metric in percent to compare by; see `planish optimize --help`. By default the task's own.
         layout: Layout of the dataset, if it could be read in more than one way.
+        workers: Other processes that share the trainings: ray, ray?cores=2, ray://HOST:10001, or postgresql://USER@HOST/DATABASE for
+            those of `planish worker`. By default this process does them all.
         out: Output folder; by default runs/ and a name made from the factors, the dataset and the model.
         resume: Continue the experiment in --out.
         skip_bad: Skip broken images instead of stopping.
@@ -86,6 +89,7 @@ def experiment(
     from planish.experiments.experiment import experiment as run
     from planish.experiments.studies import STUDIES
     from planish.report.pages.experiment import write_experiment
+    from planish.runs.workers import working_with
     from planish.settings import ModelSettings, RecipeSettings, RunSettings
 
     at_least(1, seeds=seeds, epochs=epochs)
@@ -100,14 +104,15 @@ def experiment(
         model, design, recipe = model or study.model, design or study.design, recipe or study.recipe
     else:
         factors = vary if isinstance(vary, Mapping) else factors_of(vary or ())
-    found = run(
-        source(data, layout),
-        factors,
-        model=ModelSettings(model or "resnet20", weights, task=task, metric=metric),
-        recipe=RecipeSettings(recipe, changed),
-        plan=ExperimentSettings(design or "factorial", seeds, epochs),
-        run=RunSettings(out, resume, budget, skip_bad, seed),
-        watch=watch,
-    )
+    with working_with(workers):
+        found = run(
+            source(data, layout),
+            factors,
+            model=ModelSettings(model or "resnet20", weights, task=task, metric=metric),
+            recipe=RecipeSettings(recipe, changed),
+            plan=ExperimentSettings(design or "factorial", seeds, epochs),
+            run=RunSettings(out, resume, budget, skip_bad, seed),
+            watch=watch,
+        )
     write_experiment(results_folder(out, found.name))
     return found

@@ -13,6 +13,7 @@ import numpy as np
 from planish.plan import Plan
 from planish.progress import logged_as, note
 from planish.runs.runner import extend
+from planish.runs.workers import share_steps, worker_count
 from planish.search.choice import format_drop
 from planish.search.state import Search
 from planish.search.time_estimates import deploy_seconds, forward_seconds, session_seconds, steps_per_epoch
@@ -77,12 +78,15 @@ def recover(search: Search, screening: Screening, reserved: float) -> tuple[Tria
         trial = next(t for t in alive if t.name == step["trial"])
         seconds = step["seconds"]
         learns = step["is_last"] and store.once("rounding", "searching", partial(rounding.pays, search, trial, rounding.SHARE * seconds))
-        with logged_as(trial.name):
-            after = _train(search, trial, number, seconds * (1 - rounding.SHARE if learns else 1))
-        screened[screened.index(trial)] = after
+        trained_for = seconds * (1 - rounding.SHARE if learns else 1)
+        for each in (*_trained_beside(forecast, alive, trial, trained_for, number), trial):
+            with logged_as(each.name):
+                after = _train(search, each, number, trained_for)
+            screened[screened.index(each)] = after
+            if not after.stopped:
+                trained = [t for t in trained if t is not each] + [after]
         if after.stopped:
             continue
-        trained = [t for t in trained if t is not trial] + [after]
         if learns and (learned := rounding.learn(search, after, seconds * rounding.SHARE)):
             trained.append(learned)
         if step["is_last"]:
@@ -141,6 +145,31 @@ def _next(forecast: Forecast, alive: Sequence[Trial], reserved: float, first: fl
     return {"trial": trial.name, "seconds": seconds, "is_last": is_last}
 
 
+def _trained_beside(forecast: Forecast, alive: Sequence[Trial], chosen: Trial, seconds: float, number: int) -> list[Trial]:
+    """Have the workers train the chosen trial and, if there are several, those that promise most after it; return these others."""
+    search, others = forecast.search, [trial for trial in alive if trial is not chosen]
+    runner = search.runner
+
+    def names() -> list[str]:
+        long_enough = [t for t in others if seconds >= _CONTINUED_SHARE * (t.history[-1][0] if t.history else 0.0) * t.step_seconds]
+        prospects = [forecast.prospect(trial) for trial in long_enough]
+        if not prospects or worker_count() == 1:
+            return []
+        gains = np.maximum(0.0, np.array([prospect.value for prospect in prospects]) - forecast.best[0])
+        promised = forecast.within(prospects, [seconds]).mean(0)[:, 0] * gains
+        best_first = sorted(zip(promised, long_enough, strict=True), key=lambda pair: (-pair[0], -_hope(forecast, pair[1], seconds)))
+        return [trial.name for _, trial in best_first[: worker_count() - 1]]
+
+    beside = runner.store.once(f"beside training {number}", "searching", names)
+    training = {
+        trial: partial(runner.artifact, _trained_plan(search, trial, seconds))
+        for trial in (chosen, *others)
+        if trial is chosen or trial.name in beside
+    }
+    share_steps(runner.store, runner.folder.parent, training.values())
+    return [trial for trial, train in training.items() if trial is not chosen and runner.store.first_unfinished(train) is None]
+
+
 def _hope(forecast: Forecast, trial: Trial, seconds: float) -> float:
     return priority(trial, forecast.drop_after(trial, seconds) * forecast.search.goal.point, forecast.search.goal)
 
@@ -152,13 +181,17 @@ def _within_untrained(search: Search, screened: Sequence[Trial]) -> list[Trial]:
     return sorted(found, key=lambda t: -value_of(t, search.goal))[:_UNTRAINED]
 
 
-def _train(search: Search, trial: Trial, number: int, seconds: float) -> Trial:
-    """Return the trial after one more round of training, or stopped if the training fails."""
-    runner = search.runner
+def _trained_plan(search: Search, trial: Trial, seconds: float) -> Plan:
+    """Return the plan of a trial with one more round of training."""
     rate = search.mild_rate if trial.last_drop.value <= _MILD_POINTS * search.goal.point else search.recovery.learning_rate
     recovery = replace(search.recovery, teachers=search.teachers, max_seconds=float(math.ceil(seconds)), learning_rate=rate)
-    search.journal.planned[recovery.name] += seconds
-    plan = extend(trial.plan, recovery)
+    return extend(trial.plan, recovery)
+
+
+def _train(search: Search, trial: Trial, number: int, seconds: float) -> Trial:
+    """Return the trial after one more round of training, or stopped if the training fails."""
+    runner, plan = search.runner, _trained_plan(search, trial, seconds)
+    search.journal.planned[search.recovery.name] += seconds
     drop = partial(runner.drop, plan, "torch", (_ORIGINAL, "torch"), "validation")
     if why := runner.store.attempt(f"round {number}:{plan.key}", "searching", drop):
         return search.show_trial(replace(trial, stopped=why))

@@ -7,23 +7,21 @@ of every batch, and the mean of the gradients changes the weights in all of them
 
 from __future__ import annotations
 
-import io
 import os
 import sys
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
-from mmap import mmap
 from typing import Any, TypeVar
 
 import cloudpickle
-import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import distributed, nn
 
 from planish.errors import PlanishError, TrainingError
+from planish.training.parallel.pickling import pickled
 
 T = TypeVar("T")
 _LAUNCHED = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
@@ -111,28 +109,9 @@ class Processes:
 
     def _send(self, value: Any) -> Any:
         """Return the value of the first process."""
-        sent = [_pickled(value) if self.first else b""]
+        sent = [pickled(value) if self.first else b""]
         distributed.broadcast_object_list(sent, src=0, group=self.messages, device=torch.device("cpu"))
         return cloudpickle.loads(sent[0])
-
-
-class _Pickler(cloudpickle.CloudPickler):  # type: ignore[misc]
-    """Memory-mapped arrays are sent as the name of their file."""
-
-    def reducer_override(self, obj: Any) -> Any:
-        if type(obj) is np.memmap and isinstance(obj.base, mmap) and obj.mode == "r":
-            return _mapped, (str(obj.filename), obj.dtype.str, obj.offset, obj.shape)
-        return super().reducer_override(obj)
-
-
-def _mapped(file: str, dtype: str, offset: int, shape: tuple[int, ...]) -> np.memmap[Any, Any]:
-    return np.memmap(file, dtype, "r", offset, shape)
-
-
-def _pickled(value: Any) -> bytes:
-    buffer = io.BytesIO()
-    _Pickler(buffer).dump(value)
-    return buffer.getvalue()
 
 
 ALONE = Processes()
