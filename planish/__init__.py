@@ -23,14 +23,14 @@ if TYPE_CHECKING:
     from planish.commands.deployment.push import push
     from planish.commands.deployment.serve import serve
     from planish.commands.deployment.verify import verify
-    from planish.commands.device_setup import device_setup
-    from planish.commands.doctor import doctor
     from planish.commands.evaluate import evaluate
     from planish.commands.experiments.backbones import backbones
     from planish.commands.experiments.compare import compare
     from planish.commands.experiments.ensembles import ensembles
     from planish.commands.experiments.experiment import experiment
     from planish.commands.explain import explain
+    from planish.commands.machines.device_setup import device_setup
+    from planish.commands.machines.doctor import doctor
     from planish.commands.optimize import optimize
     from planish.commands.train import train
 

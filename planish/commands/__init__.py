@@ -20,8 +20,6 @@ from planish.commands.deployment.push import push
 from planish.commands.deployment.serve import serve
 from planish.commands.deployment.sign import sign
 from planish.commands.deployment.verify import verify
-from planish.commands.device_setup import device_setup
-from planish.commands.doctor import doctor
 from planish.commands.evaluate import evaluate
 from planish.commands.experiments.backbones import backbones
 from planish.commands.experiments.compare import compare
@@ -30,12 +28,14 @@ from planish.commands.experiments.experiment import experiment
 from planish.commands.experiments.search import search
 from planish.commands.explain import explain
 from planish.commands.export import export
+from planish.commands.machines.device_setup import device_setup
+from planish.commands.machines.doctor import doctor
+from planish.commands.machines.worker import worker
 from planish.commands.optimize import optimize
 from planish.commands.pages.report import report
 from planish.commands.pages.ui import ui
 from planish.commands.recipes import recipes
 from planish.commands.train import Trained, train
-from planish.commands.worker import worker
 
 __all__ = [
     "CheckedFile", "Compressed", "Trained", "alert_rules", "backbones", "bench", "check", "compare", "compress", "crossval", "data", "demo",

@@ -30,6 +30,7 @@ from planish.runs.networks.halving import accuracy_of, no_difference, successive
 from planish.runs.networks.network_files import FILE_PRECISIONS, NetworkFiles, limits_in_words
 from planish.runs.precision import decided_precision, precision_name
 from planish.runs.record import OpenRun, RunRecord, run_folder
+from planish.runs.workers import share_steps, worker_count
 from planish.settings import DeploymentTarget, GoalSettings, ModelSettings, OriginalSettings, RunSettings
 from planish.split_assignment import keep_assignment
 from planish.task import Task
@@ -368,18 +369,17 @@ class _Study:
         self.precision = decided_precision(store, "auto", lambda: self._job(probed[0]).artifact)
         left = store.once("seconds of fine-tuning", "setup", lambda: max(0.0, _TRAINED_SHARE * (seconds - store.elapsed)))
         order = sorted(probed, key=lambda name: -_value(self.found[name].probe))
-        successive_halving(order, _ROUNDS, left, _LEAST_SECONDS, self._train)
+        workers, share = store.once("workers", "setup", worker_count), partial(share_steps, store, self._record.path)
+        successive_halving(order, _ROUNDS, left, _LEAST_SECONDS, self._train, workers, share)
 
     def _train(self, name: str, number: int, seconds: float) -> float:
         folder = self._files.folder(name)
         scores = folder / f"trained-{number}.npz"
 
-        def work() -> float:
-            job = self._job(name)
-            settings = original_settings(job, OriginalSettings(), seed=self._run.seed, mixed_precision=self.precision)
-            note(f"fine-tuning {name} for {seconds:.0f} s")
-            return train_for(job.artifact, job.task, settings, seconds, folder, scores)
-
+        job = self._job(name)
+        settings = original_settings(job, OriginalSettings(), seed=self._run.seed, mixed_precision=self.precision)
+        about = f"fine-tuning {name} for {seconds:.0f} s"
+        work = partial(train_for, job.artifact, job.task, settings, seconds, folder, scores, about)
         epochs = self._record.store.once(f"train:{name}:{number}", "training", work)
         right = read_arrays(scores)["right"]
         self._scores[self.found[name].name] = right

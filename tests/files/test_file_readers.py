@@ -32,6 +32,9 @@ OWN = {
     ("cli/arguments.py", "eval"),  # annotations of the command functions
     ("testing/task.py", "exec"),  # the lines of a README, as the task gives them
     ("training/parallel/processes.py", "cloudpickle.loads"),  # trainings, from the first process of the same command
+    ("runs/workers/parcel.py", "pickle.loads"),  # steps, from a run that the user let this process work for
+    ("runs/workers/parcel.py", "cloudpickle.loads"),
+    ("runs/workers/database.py", "pickle.loads"),  # their outcomes, from the database that the user named
 }
 NEVER = {
     "pickle.load", "pickle.loads", "marshal.load", "marshal.loads", "shelve.open", "dill.load", "joblib.load", "cloudpickle.load",

@@ -27,6 +27,7 @@ def search(
     threads: int = 1,
     batch: int = 1,
     layout: Layout | None = None,
+    workers: str | None = None,
     out: str | Path | None = None,
     resume: bool = False,
     skip_bad: bool = False,
@@ -51,6 +52,8 @@ def search(
         threads: Number of threads the runtime may use.
         batch: Batch size.
         layout: Layout of the dataset, if it could be read in more than one way.
+        workers: Other processes that share the trainings: ray, ray?cores=2, ray://HOST:10001, or postgresql://USER@HOST/DATABASE for
+            those of `planish worker`. By default this process does them all.
         out: Output folder; by default runs/ and a name made from the dataset.
         resume: Continue the search in --out; finished steps are not repeated.
         skip_bad: Skip broken images instead of stopping.
@@ -69,11 +72,12 @@ def search(
     from planish.devices.device import using_device
     from planish.report.pages.architecture_search import write_search
     from planish.report.pages.evaluation import write_evaluation
+    from planish.runs.workers import working_with
     from planish.search.architecture.architecture_search import search as run
     from planish.settings import DeploymentTarget, GoalSettings, RunSettings
 
     at_least(1, threads=threads, batch=batch)
-    with using_device(device):
+    with using_device(device), working_with(workers):
         found = run(
             source(data, layout),
             image_size=image_size,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,8 @@ def successive_halving(
     seconds: float,
     least_seconds: float,
     train: Callable[[str, int, float], float],
+    workers: int = 1,
+    share: Callable[[Sequence[Callable[[], Any]]], None] | None = None,
 ) -> list[str]:
     """Train networks in rounds; the best of each round are trained anew, for longer, in the next one.
 
@@ -36,22 +40,27 @@ def successive_halving(
         seconds: time for all trainings.
         least_seconds: of one training; where the time is short, fewer networks are trained, and rounds are omitted.
         train: trains a network, given its name, the number of the round and the seconds; returns its accuracy.
+        workers: number of networks that are trained at the same time.
+        share: has workers carry out the trainings of a round, given the calls of ``train``; see ``share_steps``.
 
     Returns:
         The names of the last round that took place, the best first; empty if none did.
     """
     order, left = list[str](), list(names)
     for number, (count, part) in enumerate(rounds):
-        kept = left[: min(count, max(1, int(part * seconds / least_seconds)))]
-        if not kept or part * seconds / len(kept) < least_seconds or (number and len(left) < 2):
+        kept = left[: min(count, max(1, workers * int(part * seconds / least_seconds)))]
+        each = part * seconds / max(1, math.ceil(len(kept) / workers))
+        if not kept or each < least_seconds or (number and len(left) < 2):
             note(f"the budget leaves no time for round {number + 1} of the trainings")
             break
-        accuracies = {name: train(name, number, part * seconds / len(kept)) for name in kept}
+        if share is not None:
+            share([partial(train, name, number, each) for name in kept])
+        accuracies = {name: train(name, number, each) for name in kept}
         order = left = sorted(kept, key=lambda name: -accuracies[name])
     return order
 
 
-def train_for(artifact: Artifact, task: Task, settings: FitSettings, seconds: float, folder: Path, scores: Path) -> float:
+def train_for(artifact: Artifact, task: Task, settings: FitSettings, seconds: float, folder: Path, scores: Path, about: str) -> float:
     """Train a network for a time and save which validation images it classifies correctly, as the array ``right``.
 
     Args:
@@ -61,10 +70,12 @@ def train_for(artifact: Artifact, task: Task, settings: FitSettings, seconds: fl
         seconds: time limit.
         folder: folder for the checkpoint.
         scores: file to write.
+        about: line of text for the user.
 
     Returns:
         The number of epochs.
     """
+    note(about)
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint, spec, preprocessing = folder / "training.checkpoint", artifact.input_spec, artifact.preprocessing
     fitted = fit(artifact.module, task, spec, preprocessing, settings, run=FitRun(checkpoint, seconds, validate=False))

@@ -34,6 +34,7 @@ from planish.runs.original import write_training
 from planish.runs.precision import decided_precision
 from planish.runs.record import OpenRun
 from planish.runs.runner import Runner, latency_once
+from planish.runs.workers import share_steps, worker_count
 from planish.search.architecture.candidates import PredictedNetwork, Reference, choose, sized, spread_by_macs, within_limits
 from planish.search.architecture.proxies import Proxy
 from planish.search.architecture.result import SearchCandidate
@@ -189,7 +190,9 @@ class SearchTrials:
             note("the budget leaves no time to compare networks by training: the first of them is trained")
             return
         note(f"{len(order)} networks are trained: {left:.0f} s are left, about half of them for the best one")
-        successive_halving(order, ((len(order), _FIRST_SHARE), _SECOND_ROUND), left, _LEAST_SECONDS, self._train)
+        workers = self._store.once("workers", "setup", worker_count)
+        rounds = ((len(order), _FIRST_SHARE), _SECOND_ROUND)
+        successive_halving(order, rounds, left, _LEAST_SECONDS, self._train, workers, partial(share_steps, self._store, self._path))
 
     def train_chosen(self, chosen: SearchCandidate, seconds: float) -> float:
         """Train the chosen network for the remaining time, save it in the folder ``model`` and evaluate it on test.
@@ -356,11 +359,9 @@ class SearchTrials:
         candidate = self._found[key]
         scores: Path = self._files.folder(key) / f"trained-{number}.npz"
 
-        def work() -> float:
-            note(f"round {number + 1}: training {candidate.name} at {candidate.image_size} pixels for {seconds:.0f} s")
-            artifact = self._artifact(candidate.name, candidate.image_size)
-            return train_for(artifact, self._job.task, self._recipe(_EPOCHS).training, seconds, scores.parent, scores)
-
+        artifact, settings = self._artifact(candidate.name, candidate.image_size), self._recipe(_EPOCHS).training
+        about = f"round {number + 1}: training {candidate.name} at {candidate.image_size} pixels for {seconds:.0f} s"
+        work = partial(train_for, artifact, self._job.task, settings, seconds, scores.parent, scores, about)
         epochs = self._store.once(f"train:{key}:{number}", "training", work)
         self._scores[key] = read_arrays(scores)["right"]
         accuracy = accuracy_of(self._scores[key])

@@ -30,7 +30,7 @@ def device_setup(device: str, *, wheels: str | Path | None = None) -> dict[str, 
         $ planish device-setup ssh://pi@raspberry.local
         $ planish device-setup ssh://pi@raspberry.local --wheels wheels/
     """
-    from planish.commands.doctor import described
+    from planish.commands.machines.doctor import described
     from planish.devices.remote.on_device import PACKAGES
     from planish.devices.remote.ssh import SshDevice
 

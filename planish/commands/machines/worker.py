@@ -6,9 +6,9 @@ from __future__ import annotations
 def worker(database: str, *, idle: str | None = None) -> int:
     """Carry out steps of runs that were started with `--workers` and this database, on any machine that reaches it, until Ctrl-C.
 
-    Images must lie under the same path as where the run was started, except those of `planish optimize` and `planish compare`, which are
-    sent. A step whose worker is stopped or lost is carried out by another one. Steps are sent as Python objects: whoever may write to the
-    database can run programs as the user of each worker.
+    A step whose worker is stopped or lost is carried out by another one. Images of `planish optimize`, `compare`, `search` and `backbones`
+    are sent to workers that do not have them; those of other commands must lie under the same path on each machine. Steps are sent as
+    Python objects: whoever may write to the database can run programs as the user of each worker.
 
     Args:
         database: PostgreSQL database: postgresql://USER@HOST/DATABASE. The tables are made in it.

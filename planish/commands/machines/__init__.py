@@ -1,0 +1,1 @@
+"""This machine, devices, and workers."""
