@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
+from planish.compression import Int8
 from planish.data import task_in
 from planish.devices.device import current_device
 from planish.errors import ExportError, TechniqueError
@@ -38,7 +39,6 @@ from planish.training.original import original_settings
 from planish.training.recipe import recipe_for
 
 _STRICT = ConfigDict(extra="forbid")
-_TIMES_LAYERS = ("latency_pruning", "block_replacement", "factorize")  # techniques that time layers, which is done here alone
 _SECONDS, _LAUNCHES = 1.0, 4  # timing of each arm: seconds in total, and number of launches
 
 
@@ -160,7 +160,7 @@ def compare(
                 f"arm:{arm.plan.key}", "comparing", partial(_row, runner, arm, runtime, baseline), (TechniqueError, ExportError)
             )
 
-        untimed = [arm for arm in arms if not any(step.name in _TIMES_LAYERS for step in arm.plan.steps)]
+        untimed = [arm for arm in arms if not times_layers(arm.plan)]
         share_steps(store, folder, [partial(attempt, arm) for arm in untimed], runner.files_of(baseline))
         for arm in arms:
             why, row = attempt(arm), partial(_row, runner, arm, runtime, baseline)
@@ -187,6 +187,11 @@ def compare(
         )
         found.save(folder / "comparison.json")
     return found
+
+
+def times_layers(plan: Plan) -> bool:
+    """Whether a technique of a plan times layers in a runtime."""
+    return any("runtime" in step and (step["name"] != Int8.name or step["max_slowdown"] > 0) for step in plan.to_dicts())
 
 
 def _for(plan: Plan, runtime: str) -> Plan:

@@ -6,15 +6,17 @@ from pathlib import Path
 
 import pytest
 from macs_clock import time_by_macs
+from worker_pools import ThisProcess
 
 import planish
 from planish import commands
 from planish.errors import PlanError
 from planish.experiments import topics
-from planish.experiments.compression import Comparison
+from planish.experiments.compression import Comparison, times_layers
 from planish.experiments.topics import TOPICS, strategies_of
 from planish.plan import Plan
 from planish.report.pages.comparison import comparison_table
+from planish.runs.workers.share import using_workers
 from planish.testing import write_shapes
 from planish.training import Distill
 
@@ -93,3 +95,20 @@ def test_what_does_not_apply_is_a_row_with_its_reason(tmp_path: Path, monkeypatc
     )
     assert "no residual block" in found.rows[0].reason
     assert "refused" in (tmp_path / "run" / "comparison.html").read_text()
+
+
+@pytest.mark.slow
+def test_workers_find_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    time_by_macs(monkeypatch)
+    data = write_shapes(tmp_path / "shapes", per_class=30)
+    settings = {"model": "resnet8", "topic": "quantization", "epochs": 2, "recovery_epochs": 1, "augmentation": "none"}
+    alone = planish.compare(data, **settings, out=tmp_path / "alone")
+    workers = ThisProcess()
+    with using_workers(workers):
+        shared = planish.compare(data, **settings, out=tmp_path / "shared")
+    assert workers.parcels == [sum(not times_layers(Plan.from_dicts(row.plan)) for row in alone.rows)]
+    assert 0 < workers.parcels[0] < len(alone.rows)
+    for here, there in zip(alone.rows, shared.rows, strict=True):
+        assert (here.plan, here.reason) == (there.plan, there.reason)
+        for name in ("accuracy", "drop", "size_bytes"):
+            assert here.measurements.get(name) == there.measurements.get(name), here.level

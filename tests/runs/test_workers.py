@@ -11,9 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing import get_context
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +19,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_array_equal
+from worker_pools import Processes, ThisProcess
 
 import planish
 from planish.datacentric import folds as folds_module
@@ -30,44 +29,14 @@ from planish.errors import DeviceError, GoalError, TechniqueError
 from planish.files.atomic import read_arrays, write_arrays
 from planish.progress import collecting_notes
 from planish.runs import trainings
+from planish.runs.networks.halving import successive_halving
 from planish.runs.store import Store
-from planish.runs.workers import share_steps, working_with
-from planish.runs.workers.parcel import Outcome, Parcel, pack, perform
+from planish.runs.workers import share_steps, worker_count, working_with
+from planish.runs.workers.parcel import Outcome, pack, perform
 from planish.runs.workers.share import using_workers
 from planish.testing import write_shapes
 
 ROOT = Path(__file__).parents[2]
-
-
-def nothing_to_fetch(name: str) -> list[bytes]:
-    raise AssertionError(name)
-
-
-def perform_there(content: bytes) -> Outcome:
-    return perform(content, nothing_to_fetch)
-
-
-class Processes:
-    """Two new processes."""
-
-    count = 2
-
-    def __init__(self) -> None:
-        self.parcels: list[int] = []
-
-    def results(self, parcels: Sequence[Parcel]) -> Iterator[tuple[int, Outcome]]:
-        self.parcels.append(len(parcels))
-        with ProcessPoolExecutor(2, get_context("spawn")) as pool:
-            running = {pool.submit(perform_there, parcel.content): index for index, parcel in enumerate(parcels)}
-            for done in as_completed(running):
-                yield running[done], done.result()
-
-
-class ThisProcess(Processes):
-    def results(self, parcels: Sequence[Parcel]) -> Iterator[tuple[int, Outcome]]:
-        self.parcels.append(len(parcels))
-        for index, parcel in reversed(list(enumerate(parcels))):
-            yield index, perform_there(parcel.content)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -210,6 +179,21 @@ def test_mapped_files_are_fetched_where_they_are_not(tmp_path: Path, monkeypatch
     assert asked == list(parcel.files), "once"
 
 
+@pytest.mark.parametrize(("workers", "seconds"), [(1, (12.5, 25.0)), (2, (25.0, 50.0)), (3, (25.0, 50.0)), (9, (50.0, 50.0))])
+def test_networks_that_are_trained_at_the_same_time_get_longer(workers: int, seconds: tuple[float, float]) -> None:
+    accuracy = {"a": 1.0, "b": 4.0, "c": 2.0, "d": 3.0}
+    trained, shared = list[tuple[str, int, float]](), list[int]()
+
+    def train(name: str, number: int, each: float) -> float:
+        trained.append((name, number, each))
+        return accuracy[name]
+
+    order = successive_halving(list("abcd"), ((4, 0.5), (2, 0.5)), 100.0, 5.0, train, workers, lambda calls: shared.append(len(calls)))
+    assert order == ["b", "d"]
+    assert shared == [4, 2]
+    assert trained == [*((name, 0, seconds[0]) for name in "abcd"), *((name, 1, seconds[1]) for name in "bd")]
+
+
 @pytest.mark.parametrize("text", ["rays", "ray?cores=many", "ray?gpus=1", "mysql://a/b", ""])
 def test_unknown_workers(text: str) -> None:
     with pytest.raises(GoalError, match="--workers"), working_with(text):
@@ -297,6 +281,26 @@ def test_workers_on_postgresql_one_of_which_is_killed(database: str, shapes: Pat
         first.kill()
     assert_array_equal(logits(alone), logits(tmp_path / "shared"))
     assert not rows(database, "select 1 from planish_steps")
+    assert not rows(database, "select 1 from planish_runs")
+
+
+def test_a_run_goes_on_without_its_database(database: str, tmp_path: Path) -> None:
+    store = Store(tmp_path)
+
+    def work(number: int) -> int:
+        if number == 1:
+            rows(database, "select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'planish run'")
+        return number
+
+    calls = [lambda i=i: store.once(f"step {i}", "working", lambda: work(i)) for i in range(3)]
+    with working_with(database), collecting_notes() as notes:
+        share_steps(store, tmp_path, calls)
+        assert worker_count() == 1
+    assert "the workers are lost" in notes[-1]
+    assert store.keys() in ([], ["step 0"])
+    assert [call() for call in calls] == [0, 1, 2]
+    with working_with(database), working_with(database):
+        assert len(rows(database, "select 1 from planish_runs")) == 2, "runs that go on, while the lost one is forgotten"
     assert not rows(database, "select 1 from planish_runs")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 import socket
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from time import monotonic, sleep
 from types import TracebackType
@@ -46,14 +46,18 @@ class DatabaseWorkers:
 
     def __init__(self, url: str) -> None:
         self._database = _connected(url, "planish run")
-        self._run = int(self._one("insert into planish_runs default values returning id"))
+        for (run,) in self._database.execute("select id from planish_runs").fetchall():
+            _forget_if_ended(self._database, run)
+        self._run = int(self._one("select nextval('planish_runs_id_seq')"))
         self._database.execute("select pg_advisory_lock(%s, %s)", (_RUN, self._run))
+        self._database.execute("insert into planish_runs values (%s)", (self._run,))
         self._uploaded: set[str] = set()
 
     @property
     def count(self) -> int:
         """The number of connected workers, and this process."""
-        return 1 + len(self._hosts())
+        with _reaching_it():
+            return 1 + len(self._hosts())
 
     def _hosts(self) -> list[str]:
         query = "select application_name from pg_stat_activity where datname = current_database() and application_name like %s"
@@ -61,6 +65,10 @@ class DatabaseWorkers:
 
     def results(self, parcels: Sequence[Parcel]) -> Iterator[tuple[int, Outcome]]:
         """See ``Workers.results``."""
+        with _reaching_it():
+            yield from self._results(parcels)
+
+    def _results(self, parcels: Sequence[Parcel]) -> Iterator[tuple[int, Outcome]]:
         add = "insert into planish_steps (run, content) values (%s, %s) returning id"
         self._upload(parcels)
         waiting = {int(self._one(add, self._run, parcel.content)): index for index, parcel in enumerate(parcels)}
@@ -75,7 +83,8 @@ class DatabaseWorkers:
                 if waiting and not carry_out_one(self._database, run=self._run):
                     sleep(_PAUSE)
         finally:
-            self._database.execute("delete from planish_steps where run = %s", (self._run,))
+            with suppress(DeviceError), _reaching_it():
+                self._database.execute("delete from planish_steps where run = %s", (self._run,))
 
     def _given_up(self, steps: list[int]) -> list[int]:
         """Return those of the steps that were begun too often and that no process is carrying out."""
@@ -104,7 +113,8 @@ class DatabaseWorkers:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        _forget(self._database, self._run)
+        with suppress(DeviceError), _reaching_it():
+            _forget(self._database, self._run)
         self._database.close()
 
 
@@ -125,7 +135,7 @@ def work_for(url: str, idle: float | None, watch: Callable[[str], None] = note) 
     """
     database = _connected(url, _NAME + socket.gethostname())
     done, since = 0, monotonic()
-    with database:
+    with database, _reaching_it():
         watch("waiting for steps of runs with this database as --workers; Ctrl-C ends")
         while idle is None or monotonic() - since < idle:
             begun = monotonic()
@@ -146,11 +156,8 @@ def carry_out_one(database: Any, run: int | None = None) -> bool:
     """
     query = "select id, run from planish_steps where outcome is null and tries < %s and (%s::int is null or run = %s) order by id"
     for step, owner in database.execute(query, (_TRIES, run, run)).fetchall():
-        if run is None:
-            with _claimed(database, _RUN, owner) as ended:
-                if ended:
-                    _forget(database, owner)
-                    continue
+        if run is None and _forget_if_ended(database, owner):
+            continue
         with _claimed(database, _STEP, step) as free:
             still = (
                 free
@@ -172,6 +179,14 @@ def _parts(database: Any, run: int, name: str) -> Iterable[bytes]:
     for (number,) in numbers:
         query = "select content from planish_files where run = %s and name = %s and part = %s"
         yield database.execute(query, (run, name, number)).fetchone()[0]
+
+
+def _forget_if_ended(database: Any, run: int) -> bool:
+    """Delete everything of a run if its process has ended; return whether it has."""
+    with _claimed(database, _RUN, run) as ended:
+        if ended:
+            _forget(database, run)
+    return ended
 
 
 def _forget(database: Any, run: int) -> None:
@@ -196,11 +211,20 @@ def _connected(url: str, name: str) -> Any:
         import psycopg
     except ImportError as error:
         raise TechniqueError("workers on PostgreSQL need psycopg", "it is not installed", 'pip install "planish[postgresql]"') from error
-    try:
+    with _reaching_it():
         database = psycopg.connect(url, autocommit=True, application_name=name, **_KEPT_ALIVE)
         database.execute("select pg_advisory_lock(0, 0)")  # two processes must not create the tables at the same time
         database.execute(_TABLES)
         database.execute("select pg_advisory_unlock(0, 0)")
-    except psycopg.Error as error:
-        raise DeviceError(f"the database of --workers cannot be used: {first_line(error)}") from error
     return database
+
+
+@contextmanager
+def _reaching_it() -> Iterator[None]:
+    """Within this block, errors of the database are ``DeviceError``."""
+    import psycopg
+
+    try:
+        yield
+    except psycopg.Error as error:
+        raise DeviceError(f"the database cannot be used: {first_line(error)}") from error

@@ -84,7 +84,7 @@ class _StepPickler(ArrayPickler):
         if obj is self._store:
             return _own_store, ()
         if isinstance(obj, Path):
-            path = os.path.abspath(obj)
+            path = str(obj) if obj.is_absolute() else os.path.abspath(obj)
             if path == self._folder or path.startswith(self._folder + os.sep):
                 return _own_path, (os.path.relpath(path, self._folder),)
         return super().reducer_override(obj)

@@ -38,13 +38,14 @@ class RayWorkers:
             raise TechniqueError("--workers ray needs Ray", "it is not installed", 'pip install "planish[ray]"') from error
         self._ray = ray
         started = {"log_to_driver": False, "logging_level": "error", "configure_logging": False}
-        address = address or _own_cluster()
-        if address and not _answers(address):
-            raise TechniqueError(f"no Ray cluster answers at {address}", "", "ray start --head, or --workers ray for this machine")
+        named = address or os.environ.get("RAY_ADDRESS", "")
+        if named and not _answers(named):
+            raise TechniqueError(f"no Ray cluster answers at {named}", "", "start it, or name another one")
         try:
-            ray.init(address=address or "local", **started)
-        except (ConnectionError, RuntimeError) as error:  # another version of Ray or Python
-            raise TechniqueError(f"the Ray cluster at {address} cannot be used: {first_line(error)}") from error
+            ray.init(address=named or ("auto" if _has_cluster() else "local"), **started)
+        except (ConnectionError, RuntimeError) as error:  # another version of Ray or Python, or another token
+            fix = "use the same versions on all machines; if it was started with a token, set RAY_AUTH_MODE=token"
+            raise TechniqueError(f"the Ray cluster at {named} cannot be used: {first_line(error)}", "", fix) from error
         alive = [node["Resources"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
         self._gpus = int(any(node.get("GPU") for node in alive))
         smallest = min((int(node["CPU"]) for node in alive if not self._gpus or node.get("GPU")), default=1)
@@ -70,12 +71,13 @@ class RayWorkers:
                 files = {} if len(machines) < 2 else {name: self._put(name, file) for name, file in parcel.files.items()}
                 waiting[task.remote(parcel.content, files)] = index
             while waiting:
-                for done in ray.wait(list(waiting))[0]:
-                    index = waiting.pop(done)
-                    try:
-                        yield index, ray.get(done)
-                    except ray.exceptions.RayError as error:
-                        yield index, Outcome(error=first_line(error))
+                done = ray.wait(list(waiting))[0][0]
+                index = waiting.pop(done)
+                try:
+                    outcome = ray.get(done)
+                except ray.exceptions.RayError as error:
+                    outcome = Outcome(error=first_line(error))
+                yield index, outcome
         finally:
             for reference in waiting:
                 ray.cancel(reference, force=True)
@@ -93,13 +95,10 @@ class RayWorkers:
         self._ray.shutdown()
 
 
-def _own_cluster() -> str:
-    """Return the address of the cluster that this machine belongs to; empty if it belongs to none that answers."""
-    if address := os.environ.get("RAY_ADDRESS", ""):
-        return address
+def _has_cluster() -> bool:
+    """Whether this machine belongs to a cluster that answers."""
     noted = Path(os.environ.get("RAY_TMPDIR", "/tmp")) / "ray" / "ray_current_cluster"  # a file that stays when a cluster is lost
-    address = noted.read_text().strip() if noted.exists() else ""
-    return address if address and _answers(address) else ""
+    return noted.exists() and _answers(noted.read_text().strip())
 
 
 def _answers(address: str) -> bool:

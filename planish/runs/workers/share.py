@@ -9,7 +9,7 @@ from pathlib import Path
 from time import monotonic, time
 from typing import Any, Protocol
 
-from planish.errors import PlanishError
+from planish.errors import DeviceError, PlanishError
 from planish.files.workspace import replacing
 from planish.progress import Stage, note
 from planish.runs.store import Store
@@ -28,6 +28,9 @@ class Workers(Protocol):
         """Yield the outcome of each parcel with its index, in the order in which they are finished.
 
         A step whose process or machine ends is carried out by another one.
+
+        Raises:
+            DeviceError: the workers can no longer be reached.
         """
         ...
 
@@ -48,7 +51,10 @@ def using_workers(workers: Workers) -> Iterator[None]:
 def worker_count() -> int:
     """Return the number of steps that are carried out at the same time; 1 without workers."""
     workers = _workers.get()
-    return 1 if workers is None else max(1, workers.count)
+    try:
+        return 1 if workers is None else max(1, workers.count)
+    except DeviceError:
+        return 1
 
 
 def share_steps(store: Store, folder: Path, calls: Iterable[Callable[[], Any]], needs: Iterable[Path] = ()) -> None:
@@ -77,14 +83,17 @@ def share_steps(store: Store, folder: Path, calls: Iterable[Callable[[], Any]], 
         note(f"nothing is shared with other processes: {error}")
         return
     before = monotonic()
-    with Stage(f"{steps[0].stage}, on {workers.count} workers", len(steps)) as stage:
-        for index, outcome in workers.results(parcels):
-            if outcome.error:
-                note(f"a worker could not do {steps[index].key}, so it is done here: {outcome.error}")
-            else:
-                _keep(store, folder, outcome, monotonic() - before)
-                before = monotonic()
-            stage.advance()
+    try:
+        with Stage(f"{steps[0].stage}, on {workers.count} workers", len(steps)) as stage:
+            for index, outcome in workers.results(parcels):
+                if outcome.error:
+                    note(f"a worker could not do {steps[index].key}, so it is done here: {outcome.error}")
+                else:
+                    _keep(store, folder, outcome, monotonic() - before)
+                    before = monotonic()
+                stage.advance()
+    except DeviceError as error:
+        note(f"the workers are lost, so everything is done here: {error}")
 
 
 def _keep(store: Store, folder: Path, outcome: Outcome, passed: float) -> None:
