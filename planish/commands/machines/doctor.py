@@ -10,8 +10,8 @@ if TYPE_CHECKING:
     from planish.devices.remote.ssh import SshDevice
 
 _EXTRAS = {
-    "serve": "fastapi", "ray": "ray", "sign": "cryptography", "hub": "huggingface_hub", "parquet": "pyarrow", "mlflow": "mlflow",
-    "tensorboard": "tensorboard", "wandb": "wandb", "trackio": "trackio", "litert": "ai_edge_litert", "executorch": "executorch",
+    "serve": "fastapi", "ray": "ray", "postgresql": "psycopg", "sign": "cryptography", "hub": "huggingface_hub", "parquet": "pyarrow",
+    "mlflow": "mlflow", "tensorboard": "tensorboard", "wandb": "wandb", "trackio": "trackio", "litert": "ai_edge_litert", "executorch": "executorch",
     "jax": "torchax",
 }  # fmt: skip
 
