@@ -11,8 +11,8 @@ if TYPE_CHECKING:
 
 _EXTRAS = {
     "serve": "fastapi", "ray": "ray", "postgresql": "psycopg", "sign": "cryptography", "hub": "huggingface_hub", "parquet": "pyarrow",
-    "mlflow": "mlflow", "tensorboard": "tensorboard", "wandb": "wandb", "trackio": "trackio", "litert": "ai_edge_litert", "executorch": "executorch",
-    "jax": "torchax",
+    "mlflow": "mlflow", "tensorboard": "tensorboard", "wandb": "wandb", "trackio": "trackio", "litert": "ai_edge_litert",
+    "executorch": "executorch", "jax": "torchax",
 }  # fmt: skip
 
 
