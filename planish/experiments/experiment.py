@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass as plain_dataclass
 from dataclasses import replace
 from functools import partial
@@ -17,7 +18,7 @@ from pydantic.dataclasses import dataclass
 
 from planish import units
 from planish.data import task_in
-from planish.errors import GoalError
+from planish.errors import GoalError, ModelError, TechniqueError
 from planish.evaluation.metrics.classification import percent
 from planish.evaluation.statistics.intervals import Interval, mean_over_seeds, over_seeds
 from planish.files.atomic import job_folder, read_result, write_result
@@ -27,7 +28,7 @@ from planish.progress import note
 from planish.runs.precision import decided_precision, in_precision, precision_name
 from planish.runs.record import RunRecord, run_folder
 from planish.runs.trainings import Arm, Trainer, Training, shared_assignment
-from planish.runs.workers import share_steps
+from planish.runs.workers import share_steps, worker_count
 from planish.settings import ModelSettings, RecipeSettings, RunSettings
 from planish.tasks import recipe_of
 from planish.training.recipe import NOTHING, Recipe, full_key, load_recipe, parse_value, recipe_for, set_values
@@ -241,6 +242,9 @@ def experiment(
         precision = decided_precision(store, base.training.mixed_precision, lambda: trainer.start(arms[0], seed)[1])
         base, arms = in_precision(base, precision), [replace(arm, recipe=in_precision(arm.recipe, precision)) for arm in arms]
         found = [ArmResult(_label(each, values[0], plan.design), each) for each in values]
+        if worker_count() > 1:
+            with suppress(ModelError, TechniqueError):  # which the training of this arm reports
+                trainer.start(arms[0], seed)  # splits the images, as workers must
         for number in range(seeds):
             spent = store.elapsed
             if number and limit is not None and spent * (number + 1) / number > limit:

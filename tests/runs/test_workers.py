@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ from planish.runs import trainings
 from planish.runs.networks.halving import successive_halving
 from planish.runs.store import Store
 from planish.runs.workers import share_steps, worker_count, working_with
-from planish.runs.workers.parcel import Outcome, pack, perform
+from planish.runs.workers.parcel import Outcome, Parcel, pack, perform
 from planish.runs.workers.share import using_workers
 from planish.testing import write_shapes
 
@@ -59,9 +59,9 @@ def not_here(*_: Any, **__: Any) -> None:
     raise AssertionError("the run itself trains")
 
 
-def experiment(shapes: Path, out: Path) -> Any:
+def experiment(shapes: Path, out: Path, seeds: int = 3) -> Any:
     vary = {"modifications.activation": ["relu", "elu"]}
-    return planish.experiment(shapes, vary=vary, model="resnet8", seeds=3, epochs=1, changes=["mixed_precision=off"], out=out)
+    return planish.experiment(shapes, vary=vary, model="resnet8", seeds=seeds, epochs=1, changes=["mixed_precision=off"], out=out)
 
 
 def test_an_experiment_is_the_same(shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,6 +127,40 @@ def test_what_was_finished_is_not_shared_again(tmp_path: Path) -> None:
         assert found == 100 * number, "decisions of the run hold there"
         assert_array_equal(arrays["value"], 100 * number + np.arange(3))
     assert store.keys() == before
+
+
+def test_other_images_there_are_refused(shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a machine where another folder has the same path."""
+
+    class Elsewhere(ThisProcess):
+        def results(self, parcels: Sequence[Parcel]) -> Iterator[tuple[int, Outcome]]:
+            moved = [next(shapes.rglob("*.png"))]
+            content = moved[0].read_bytes()
+            moved[0].unlink()
+            yield from super().results(parcels)
+            moved[0].write_bytes(content)
+
+    workers = Elsewhere()
+    with using_workers(workers), collecting_notes() as notes:
+        found = experiment(shapes, tmp_path / "run", seeds=2)
+    assert workers.parcels == [4]
+    assert sum("so it is done here" in each for each in notes) == 2, "the images of the first seed were sent"
+    assert [len(arm.trainings) for arm in found.arms] == [2, 2]
+
+
+def test_what_is_impossible_there_is_tried_here(tmp_path: Path) -> None:
+    store, folder, text = Store(tmp_path), tmp_path, str(tmp_path)
+
+    def work() -> None:
+        if str(folder) != text:
+            raise TechniqueError("needs a package")
+
+    calls = [lambda i=i: store.attempt(f"step {i}", "working", work) for i in range(2)]
+    with using_workers(ThisProcess()), collecting_notes() as notes:
+        share_steps(store, tmp_path, calls)
+    assert not store.keys()
+    assert sum("needs a package" in each for each in notes) == 2
+    assert [call() for call in calls] == ["", ""]
 
 
 @pytest.mark.parametrize("what", ["fails", "times"])

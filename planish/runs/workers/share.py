@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -14,6 +15,7 @@ from planish.files.workspace import replacing
 from planish.progress import Stage, note
 from planish.runs.store import Store
 from planish.runs.workers.parcel import Outcome, Parcel, pack
+from planish.split_assignment import SPLITS_FILE
 
 
 class Workers(Protocol):
@@ -60,7 +62,8 @@ def worker_count() -> int:
 def share_steps(store: Store, folder: Path, calls: Iterable[Callable[[], Any]], needs: Iterable[Path] = ()) -> None:
     """Have the workers carry out the steps that these calls need next. Without workers nothing is done: the calls do it themselves.
 
-    Of each call, it is the first step that is not finished. If latency is measured in it, or if it fails, the call does it again here.
+    Of each call, it is the first step that is not finished. If latency is measured in it, or if it fails, the call does it again here: a
+    worker may lack a file or a package. Images with other splits than those of the run are an error.
 
     Args:
         store: store of the run.
@@ -76,7 +79,8 @@ def share_steps(store: Store, folder: Path, calls: Iterable[Callable[[], Any]], 
     steps = list({step.key: step for step in found}.values())
     if len(steps) < 2:
         return
-    needed = tuple(needs)
+    splits = folder / SPLITS_FILE
+    needed = (*needs, *([splits] if splits.exists() else ()))
     try:
         parcels = [pack(store, folder, step, needed) for step in steps]
     except PlanishError as error:
@@ -86,14 +90,22 @@ def share_steps(store: Store, folder: Path, calls: Iterable[Callable[[], Any]], 
     try:
         with Stage(f"{steps[0].stage}, on {workers.count} workers", len(steps)) as stage:
             for index, outcome in workers.results(parcels):
-                if outcome.error:
-                    note(f"a worker could not do {steps[index].key}, so it is done here: {outcome.error}")
+                if why := outcome.error or _refusal(outcome, steps[index].key):
+                    note(f"a worker could not do {steps[index].key}, so it is done here: {why}")
                 else:
                     _keep(store, folder, outcome, monotonic() - before)
                     before = monotonic()
                 stage.advance()
     except DeviceError as error:
         note(f"the workers are lost, so everything is done here: {error}")
+
+
+def _refusal(outcome: Outcome, key: str) -> str:
+    """Return why a step was impossible, as ``Store.attempt`` and the trainings of an experiment store it; empty if it was not."""
+    found = next((json.loads(row[2]) for row in outcome.rows if row[0] == key), "")
+    if isinstance(found, dict):
+        return str(found.get("error", ""))
+    return found if key.startswith("attempt:") else ""
 
 
 def _keep(store: Store, folder: Path, outcome: Outcome, passed: float) -> None:
