@@ -16,7 +16,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -45,7 +45,7 @@ class Recorded:
         self.seconds: list[float] = []
         self.wall = self.keeping = 0.0
 
-    def results(self, parcels: Sequence[Parcel]) -> Iterator[tuple[int, Outcome]]:
+    def results(self, parcels: Iterable[Parcel]) -> Iterator[tuple[int, Outcome]]:
         begun = perf_counter()
         for index, outcome in self._workers.results(parcels):
             self.seconds.append(outcome.seconds)
@@ -83,16 +83,15 @@ def measure(given: argparse.Namespace, count: int, folder: Path) -> dict[str, An
 
 
 def simulated(steps: Sequence[float], packing: float, keeping: float, workers: int) -> float:
-    """Return the seconds of an experiment: rounds of steps that the run packs one after the other, and whose outcomes it keeps in turn."""
+    """Return the seconds of an experiment: rounds of steps that the run packs and sends in turn, and whose outcomes it keeps."""
     drawn = np.resize(np.array(steps), SIMULATED_STEPS)
     first = SIMULATED_STEPS * 2 // 5
     now = 0.0
     for round_ in (drawn[:first], *np.split(drawn[first:], 3)):
-        now += packing * len(round_)  # all parcels are made before the first is sent
         free = [now] * workers
         ended = []
-        for seconds in round_:
-            start = heapq.heappop(free)
+        for place, seconds in enumerate(round_, 1):
+            start = max(heapq.heappop(free), now + packing * place)
             heapq.heappush(free, start + seconds)
             ended.append(start + seconds)
         for end in sorted(ended):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 
@@ -21,19 +21,20 @@ class ThisProcess:
     def __init__(self) -> None:
         self.parcels: list[int] = []
 
-    def results(self, parcels: Sequence[Parcel]) -> Iterator[tuple[int, Outcome]]:
-        self.parcels.append(len(parcels))
-        for index, parcel in reversed(list(enumerate(parcels))):
+    def results(self, parcels: Iterable[Parcel]) -> Iterator[tuple[int, Outcome]]:
+        made = list(parcels)
+        self.parcels.append(len(made))
+        for index, parcel in reversed(list(enumerate(made))):
             yield index, _perform(parcel.content)
 
 
 class Processes(ThisProcess):
     """Two new processes."""
 
-    def results(self, parcels: Sequence[Parcel]) -> Iterator[tuple[int, Outcome]]:
-        self.parcels.append(len(parcels))
+    def results(self, parcels: Iterable[Parcel]) -> Iterator[tuple[int, Outcome]]:
         with ProcessPoolExecutor(2, get_context("spawn")) as pool:
             running = {pool.submit(_perform, parcel.content): index for index, parcel in enumerate(parcels)}
+            self.parcels.append(len(running))
             for done in as_completed(running):
                 yield running[done], done.result()
 

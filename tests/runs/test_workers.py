@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -133,7 +133,7 @@ def test_other_images_there_are_refused(shapes: Path, tmp_path: Path, monkeypatc
     """As on a machine where another folder has the same path."""
 
     class Elsewhere(ThisProcess):
-        def results(self, parcels: Sequence[Parcel]) -> Iterator[tuple[int, Outcome]]:
+        def results(self, parcels: Iterable[Parcel]) -> Iterator[tuple[int, Outcome]]:
             moved = [next(shapes.rglob("*.png"))]
             content = moved[0].read_bytes()
             moved[0].unlink()

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pickle
 import socket
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
+from pathlib import Path
 from time import monotonic, sleep
 from types import TracebackType
 from typing import Any, Self
@@ -63,28 +64,35 @@ class DatabaseWorkers:
         query = "select application_name from pg_stat_activity where datname = current_database() and application_name like %s"
         return [name.removeprefix(_NAME) for (name,) in self._database.execute(query, (_NAME + "%",)).fetchall()]
 
-    def results(self, parcels: Sequence[Parcel]) -> Iterator[tuple[int, Outcome]]:
+    def results(self, parcels: Iterable[Parcel]) -> Iterator[tuple[int, Outcome]]:
         """See ``Workers.results``."""
         with _reaching_it():
             yield from self._results(parcels)
 
-    def _results(self, parcels: Sequence[Parcel]) -> Iterator[tuple[int, Outcome]]:
-        add = "insert into planish_steps (run, content) values (%s, %s) returning id"
-        self._upload(parcels)
-        waiting = {int(self._one(add, self._run, parcel.content)): index for index, parcel in enumerate(parcels)}
+    def _results(self, parcels: Iterable[Parcel]) -> Iterator[tuple[int, Outcome]]:
+        waiting, files = dict[int, int](), dict[str, Path]()
         try:
+            for index, parcel in enumerate(parcels):
+                files |= parcel.files
+                self._upload(files)
+                waiting[
+                    int(self._one("insert into planish_steps (run, content) values (%s, %s) returning id", self._run, parcel.content))
+                ] = index
             while waiting:
                 finished = "select id, outcome from planish_steps where run = %s and id = any(%s) and outcome is not null"
                 for step, outcome in self._database.execute(finished, (self._run, list(waiting))).fetchall():
                     yield waiting.pop(step), pickle.loads(outcome)
                 for step in self._given_up(list(waiting)):
                     yield waiting.pop(step), Outcome(error=f"it ended {_TRIES} processes that tried it")
-                self._upload(parcels)
+                self._upload(files)
                 if waiting and not carry_out_one(self._database, run=self._run):
                     sleep(_PAUSE)
         finally:
             with suppress(DeviceError), _reaching_it():
                 self._database.execute("delete from planish_steps where run = %s", (self._run,))
+
+    def _add(self, content: bytes) -> int:
+        return int(self._one("insert into planish_steps (run, content) values (%s, %s) returning id", self._run, content))
 
     def _given_up(self, steps: list[int]) -> list[int]:
         """Return those of the steps that were begun too often and that no process is carrying out."""
@@ -96,15 +104,14 @@ class DatabaseWorkers:
                     found.append(step)
         return found
 
-    def _upload(self, parcels: Sequence[Parcel]) -> None:
-        """Store the memory-mapped files of the parcels, once there is a worker on another machine."""
+    def _upload(self, files: Mapping[str, Path]) -> None:
+        """Store the files that are not stored yet, once there is a worker on another machine."""
         if set(self._hosts()) <= {socket.gethostname()}:
             return
-        for name, file in {name: file for parcel in parcels for name, file in parcel.files.items()}.items():
-            if name not in self._uploaded:
-                self._uploaded.add(name)
-                for number, part in enumerate(parts_of(file)):
-                    self._database.execute("insert into planish_files values (%s, %s, %s, %s)", (self._run, name, number, part))
+        for name in files.keys() - self._uploaded:
+            self._uploaded.add(name)
+            for number, part in enumerate(parts_of(files[name])):
+                self._database.execute("insert into planish_files values (%s, %s, %s, %s)", (self._run, name, number, part))
 
     def _one(self, query: str, *values: Any) -> Any:
         return self._database.execute(query, values).fetchone()[0]

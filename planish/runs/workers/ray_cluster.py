@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -61,7 +61,7 @@ class RayWorkers:
         by_cores = int(resources.get("CPU", 0) // self._cores)
         return min(by_cores, int(resources.get("GPU", 0))) if self._gpus else by_cores
 
-    def results(self, parcels: Sequence[Parcel]) -> Iterator[tuple[int, Outcome]]:
+    def results(self, parcels: Iterable[Parcel]) -> Iterator[tuple[int, Outcome]]:
         """See ``Workers.results``."""
         ray, machines = self._ray, {node["NodeManagerAddress"] for node in self._ray.nodes() if node["Alive"]}
         task = ray.remote(num_cpus=self._cores, num_gpus=self._gpus, max_retries=_TRIES)(_perform)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
@@ -26,8 +26,8 @@ class Workers(Protocol):
         """The number of steps that they carry out at the same time."""
         ...
 
-    def results(self, parcels: Sequence[Parcel]) -> Iterator[tuple[int, Outcome]]:
-        """Yield the outcome of each parcel with its index, in the order in which they are finished.
+    def results(self, parcels: Iterable[Parcel]) -> Iterator[tuple[int, Outcome]]:
+        """Yield the outcome of each parcel with its index, in the order in which they are finished. Parcels are sent as they are made.
 
         A step whose process or machine ends is carried out by another one.
 
@@ -81,11 +81,7 @@ def share_steps(store: Store, folder: Path, calls: Iterable[Callable[[], Any]], 
         return
     splits = folder / SPLITS_FILE
     needed = (*needs, *([splits] if splits.exists() else ()))
-    try:
-        parcels = [pack(store, folder, step, needed) for step in steps]
-    except PlanishError as error:
-        note(f"nothing is shared with other processes: {error}")
-        return
+    parcels = (pack(store, folder, step, needed) for step in steps)
     before = monotonic()
     try:
         with Stage(f"{steps[0].stage}, on {workers.count} workers", len(steps)) as stage:
@@ -98,6 +94,8 @@ def share_steps(store: Store, folder: Path, calls: Iterable[Callable[[], Any]], 
                 stage.advance()
     except DeviceError as error:
         note(f"the workers are lost, so everything is done here: {error}")
+    except PlanishError as error:
+        note(f"nothing is shared with other processes: {error}")
 
 
 def _refusal(outcome: Outcome, key: str) -> str:
