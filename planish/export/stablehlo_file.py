@@ -59,7 +59,7 @@ class ToStableHlo:
             RuntimeMissingError: JAX or torchax is not installed.
             ExportError: the network cannot be exported, or the file's outputs differ from the network's.
         """
-        _require_torchax(find("jax").install)
+        require_torchax(find("jax").install)
         images = sample_images(artifact, task, _CHECKED_IMAGES)
         expected, limits = torch_outputs(artifact, images, least=_TOLERANCE)
         result = artifact.with_step(Step(self.name, {}, self.changes), format="stablehlo", module=None)
@@ -88,8 +88,8 @@ class _Removed:
         self.default = self
 
 
-def _require_torchax(install: str) -> None:
-    """Import torchax, whose tables name operators that PyTorch no longer has.
+def require_torchax(install: str) -> None:
+    """Import torchax, whose tables name operators that PyTorch no longer has, and which is not to become PyTorch's default accelerator.
 
     Raises:
         RuntimeMissingError: it is not installed.
@@ -102,9 +102,11 @@ def _require_torchax(install: str) -> None:
         if not hasattr(owner, missing):
             setattr(owner, missing, _Removed())
     try:
-        import torchax.export  # noqa: F401
+        import torchax.device_module
+        import torchax.export
     except ImportError as error:
         raise RuntimeMissingError("torchax is not installed", "it turns networks into functions of JAX", f"run: {install}") from error
+    torchax.device_module.is_available = lambda: False  # else nn.DataParallel, and whatever else asks, would move networks to it
 
 
 def _program(artifact: Artifact, most: int, names: Sequence[str], *, raw: bool) -> bytes:

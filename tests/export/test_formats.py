@@ -22,6 +22,7 @@ from planish.export.checks.agreement import decoded_difference, numeric_outputs
 from planish.export.checks.similarity import likeness
 from planish.export.runtimes.litert import read_metadata
 from planish.export.runtimes.registry import executed_precisions
+from planish.export.stablehlo_file import require_torchax
 from planish.models.batch_norm import reestimate_batch_norm
 from planish.task import Task
 from planish.testing import FormatConformance
@@ -361,3 +362,12 @@ def test_without_its_converter_litert_says_where_to_get_it(monkeypatch: pytest.M
     monkeypatch.setattr(litert_file, "find_spec", lambda name: None)
     with pytest.raises(RuntimeMissingError, match="pip install litert-torch"):
         litert_file.converter_python()
+
+
+@needs_jax
+def test_stablehlo_does_not_change_where_networks_live() -> None:
+    """torchax registers JAX as PyTorch's accelerator."""
+    require_torchax("")
+    wrapped = nn.DataParallel(nn.Linear(2, 3))
+    assert {weight.device.type for weight in wrapped.parameters()} == {"cpu"}
+    assert wrapped(torch.zeros(4, 2)).shape == (4, 3)
