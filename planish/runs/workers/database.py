@@ -14,8 +14,7 @@ from typing import Any, Self
 
 from planish.errors import DeviceError, TechniqueError, first_line
 from planish.progress import note
-from planish.runs.workers.parcel import Outcome, Parcel, perform
-from planish.runs.workers.ray_cluster import parts_of
+from planish.runs.workers.parcel import Outcome, Parcel, parts_of, perform
 
 _NAME = "planish worker on "  # followed by the host: how the database lists a worker
 _RUN, _STEP = 1, 2  # kinds of advisory locks

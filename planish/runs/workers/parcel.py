@@ -25,6 +25,7 @@ from planish.files.workspace import cache_root, replacing
 from planish.runs.store import STORE_FILE, Row, Store, UnfinishedStep
 from planish.training.parallel.pickling import ArrayPickler, map_file
 
+_PART_BYTES = 64 << 20
 _NOT_SENT = "scratch"  # folder of the files that a step needs only while it runs
 
 Fetch = Callable[[str], Iterable[bytes]]
@@ -178,6 +179,13 @@ def perform(content: bytes, fetch: Fetch) -> Outcome:
                 store.close()
     except Exception as error:
         return Outcome(error=f"{type(error).__name__}: {first_line(error)}", seconds=monotonic() - begun)
+
+
+def parts_of(file: Path) -> Iterator[bytes]:
+    """Yield the content of a file in parts of 64 MiB."""
+    with file.open("rb") as opened:
+        while part := opened.read(_PART_BYTES):
+            yield part
 
 
 @contextmanager

@@ -11,10 +11,9 @@ from types import TracebackType
 from typing import Any, Self
 
 from planish.errors import TechniqueError, first_line
-from planish.runs.workers.parcel import Outcome, Parcel, perform
+from planish.runs.workers.parcel import Outcome, Parcel, parts_of, perform
 
 _CORES = 4  # of a step by default, or all of the smallest machine if it has less: small batches keep no more of them busy
-_PART_BYTES = 64 << 20
 _CONNECT_SECONDS = 5
 _TRIES = 3  # of a step whose process or machine ends
 
@@ -107,13 +106,6 @@ def _answers(address: str) -> bool:
     with suppress(OSError, ValueError), socket.create_connection((host, int(port)), timeout=_CONNECT_SECONDS):
         return True
     return False
-
-
-def parts_of(file: Path) -> Iterator[bytes]:
-    """Yield the content of a file in parts of 64 MiB."""
-    with file.open("rb") as opened:
-        while part := opened.read(_PART_BYTES):
-            yield part
 
 
 def _perform(content: bytes, files: Mapping[str, Sequence[Any]]) -> Outcome:
